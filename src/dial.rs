@@ -1,0 +1,1 @@
+//! The only place that opens sockets: dials vetted addresses from the egress address.

@@ -1,0 +1,1 @@
+//! The server name in the first bytes of a TLS connection.

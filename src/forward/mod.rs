@@ -1,0 +1,3 @@
+//! Carrying what was permitted.
+
+pub mod client_hello;

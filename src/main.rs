@@ -1,0 +1,3 @@
+//! The `egress-gateway` program: arguments in, exit code out.
+
+fn main() {}

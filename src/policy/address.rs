@@ -1,0 +1,1 @@
+//! What an address is: forbidden, private or global, from the special-purpose registries.

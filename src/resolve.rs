@@ -1,0 +1,1 @@
+//! Names to addresses, asked from the egress address and nowhere else.

@@ -1,0 +1,3 @@
+//! The listeners and the connections that clients open.
+
+pub mod head;
