@@ -2,6 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may panic"))]
 
 // the judgement: no I/O, no clock
+pub mod origin;
+pub mod reason;
+pub mod secret;
 pub mod policy;
 
 // the way out
