@@ -1,11 +1,23 @@
 //! Egress gateway: a forward proxy that decides, for each connection, whether it may leave.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may panic"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::string_slice,
+        reason = "a test may panic"
+    )
+)]
 
 // the judgement: no I/O, no clock
+pub mod client;
+pub mod destination;
+pub mod fields;
 pub mod origin;
+pub mod policy;
 pub mod reason;
 pub mod secret;
-pub mod policy;
+pub mod target;
 
 // the way out
 pub mod dial;

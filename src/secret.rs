@@ -60,6 +60,11 @@ impl Fingerprint {
     pub fn of(presented: &[u8]) -> Self {
         Self(Sha256::digest(presented).into())
     }
+
+    /// The digest, as a key to look a client up by.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
 }
 
 impl PartialEq for Fingerprint {

@@ -349,3 +349,107 @@ fn limits(fields: &mut Fields<'_>) -> TargetLimits {
     table.finish();
     limits
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::fields::Problems;
+
+    /// Surroundings in which everything referred to exists.
+    pub(crate) fn around() -> Surroundings<'static> {
+        Surroundings {
+            catalogue: Catalogue::embedded(),
+            has_tunnel: &|name| name == "acme",
+            has_resolver: &|name| name == "acme",
+            secret: &|value| {
+                Ok(Secret::new(value.as_str().ok_or("expected a string")?.as_bytes().to_vec()))
+            },
+            file: &|path| Ok(path.into()),
+        }
+    }
+
+    fn draft(text: &str) -> (Option<Target>, Vec<String>) {
+        let dict: Dict = figment::Figment::from(figment::providers::Serialized::defaults(
+            toml::from_str::<toml::Table>(text).unwrap(),
+        ))
+        .extract()
+        .unwrap();
+        let mut problems = Problems::new();
+        let target = read(Fields::new("targets[0]", dict, &mut problems), &around());
+        (target, problems.iter().map(ToString::to_string).collect())
+    }
+
+    const GOOD: &str = "id = \"acme-jira\"\nprovider_key = \"jira\"\ndeployment_mode = \"self-hosted\"\nbase_url = \"https://jira.acme.example/jira\"\n";
+
+    #[test]
+    fn a_target_is_safe_by_default() {
+        let (target, problems) = draft(GOOD);
+        assert_eq!(problems, [""; 0]);
+        let target = target.unwrap();
+        assert_eq!(&*target.provider.key, "jira_data_center");
+        assert_eq!(target.ownership, Ownership::Unclear);
+        assert_eq!(target.network.policy, PrivateNetworkPolicy::Deny);
+        assert_eq!(target.redirects, Redirects::Block);
+        assert!(!target.allow_http && !target.encoded_slash && !target.connect_allowed());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_in_one_run() {
+        let (target, problems) = draft(
+            "id = \"Acme\"\nprovider_key = \"jyra\"\ndeployment_mode = \"selfhosted\"\nbase_url = \"https://u@x/\"\nownershp = \"confirmed\"\nconnect = \"yes\"\nprivate_network_policy = \"tunnel\"\nlabels = { a = 3 }",
+        );
+        assert!(target.is_none());
+        let keys: Vec<_> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+        for key in ["id", "provider_key", "deployment_mode", "base_url", "ownershp", "connect", "tunnel", "labels"] {
+            assert!(keys.contains(&format!("targets[0].{key}").as_str()), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_do_not_go_together_are_refused() {
+        let rows = [
+            ("base_url = \"http://jira.acme.example/\"", "plain http"),
+            ("allow_http = true", "only a self-hosted target"),
+            ("tunnel = \"acme\"", "used only with"),
+            ("tunnel = \"nope\"", "there is no [tunnels.nope]"),
+            ("resolver = \"nope\"", "there is no [resolvers.nope]"),
+            ("private_network_policy = \"direct\"", "reach only what is listed"),
+            ("signing_secret = \"short\"", "at least 16 bytes"),
+            ("signing_secret = \"\"", "at least 16 bytes"),
+            ("signing_secret_previous = \"0123456789abcdef\"", "needs a current one"),
+            ("redirects = [\"http://a.example\"]", "https origin"),
+            ("redirects = [\"https://a.example/x\"]", "https origin"),
+            ("tls = { pins = [\"sha256/abc\"] }", "sha256//"),
+            ("tls = { client_cert_file = \"a.pem\" }", "belong together"),
+            ("tls = { insecure = true }", "unknown key"),
+            ("auth_method = \"webhook_signing\"", "is not one of"),
+            ("webhook_url = \"https://x.example\"", "not both"),
+        ];
+        for (line, message) in rows {
+            let text = if line.starts_with("base_url") {
+                GOOD.replace("base_url = \"https://jira.acme.example/jira\"", line)
+            } else {
+                format!("{GOOD}{line}\n")
+            };
+            let (target, problems) = draft(&text);
+            assert!(target.is_none() && problems.iter().any(|p| p.contains(message)), "{line}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_cloud_target_has_to_be_on_a_host_of_its_provider() {
+        let cloud = |url: &str| {
+            draft(&format!("id = \"x\"\nprovider_key = \"github_issues\"\ndeployment_mode = \"cloud\"\nbase_url = \"{url}\""))
+        };
+        assert_eq!(cloud("https://api.github.com").1, [""; 0]);
+        for url in ["https://api.github.com.evil.com", "https://evil.com", "https://140.82.112.5"] {
+            assert!(cloud(url).1.iter().any(|p| p.contains("is not a host of")), "{url}");
+        }
+    }
+
+    #[test]
+    fn no_problem_ever_shows_a_secret() {
+        let (_, problems) = draft(&format!("{GOOD}signing_secret = \"hunter2\"\nsecret = \"hunter2\""));
+        assert!(problems.len() >= 2 && !problems.concat().contains("hunter2"));
+    }
+}

@@ -234,7 +234,7 @@ pub(crate) mod tests {
             ("base_url".to_owned(), base_url.into()),
         ]);
         let fields = crate::fields::Fields::new("targets[0]", dict, &mut problems);
-        let target = read_draft(fields, &draft::tests::AROUND);
+        let target = read_draft(fields, &draft::tests::around());
         assert_eq!(problems, []);
         target.unwrap()
     }
