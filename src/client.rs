@@ -84,7 +84,8 @@ impl Clients {
             by_certificate: HashMap::new(),
         };
         if settings.is_empty() {
-            let known = Known { name: ANONYMOUS.into(), fingerprint: None, targets: Allowed::Every };
+            let known =
+                Known { name: ANONYMOUS.into(), fingerprint: None, targets: Allowed::Every };
             clients.anonymous = Some(Client(Arc::new(known)));
         }
         for one in settings {
@@ -226,9 +227,18 @@ mod tests {
     #[test]
     fn everything_else_is_unauthenticated() {
         let wrong = [
-            basic("app:s3cre"), basic("app:s3cret "), basic("app:"), basic("app"), basic("nobody:s3cret"),
-            basic("ci:s3cret"), "Bearer".into(), "Bearer ".into(), "Bearer s3cre".into(), "Basic !!".into(),
-            "s3cret".into(), "Digest x".into(),
+            basic("app:s3cre"),
+            basic("app:s3cret "),
+            basic("app:"),
+            basic("app"),
+            basic("nobody:s3cret"),
+            basic("ci:s3cret"),
+            "Bearer".into(),
+            "Bearer ".into(),
+            "Bearer s3cre".into(),
+            "Basic !!".into(),
+            "s3cret".into(),
+            "Digest x".into(),
         ];
         for header in &wrong {
             assert_eq!(who(&[header], &[]), Err(Cause::ClientUnauthenticated), "{header}");
@@ -240,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_wrong_token_is_not_made_good_by_a_certificate() {
-        assert_eq!(who(&["Bearer wrong"], &["spiffe://test/ci"]), Err(Cause::ClientUnauthenticated));
+        assert_eq!(
+            who(&["Bearer wrong"], &["spiffe://test/ci"]),
+            Err(Cause::ClientUnauthenticated)
+        );
     }
 
     #[test]

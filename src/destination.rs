@@ -73,7 +73,9 @@ fn hint(headers: &HeaderMap) -> Result<Option<TargetId>, Refusal> {
     }
     match field.to_str().ok().and_then(TargetId::parse) {
         Some(id) => Ok(Some(id)),
-        None => refuse("X-WebRiskOps-Target is not a target id (1 to 64 of a-z, 0-9, `.`, `_`, `-`)"),
+        None => {
+            refuse("X-WebRiskOps-Target is not a target id (1 to 64 of a-z, 0-9, `.`, `_`, `-`)")
+        }
     }
 }
 
@@ -99,7 +101,9 @@ mod tests {
         for host in ["a.example:443", "A.example.", "a.example"] {
             assert!(connect("a.example:443", &[("host", host)]).is_ok(), "{host}");
         }
-        for host in ["b.example:443", "a.example:80", "a.example:", "a.example, b", "", "[::1]", "é"] {
+        for host in
+            ["b.example:443", "a.example:80", "a.example:", "a.example, b", "", "[::1]", "é"]
+        {
             let refused = connect("a.example:443", &[("host", host)]);
             assert_eq!(refused, Err(Cause::HostMismatch), "{host}");
         }

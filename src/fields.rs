@@ -299,7 +299,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let part: jiff::SignedDuration = rest.parse().map_err(|_| wrong())?;
         total = total.saturating_add(Duration::try_from(part).map_err(|_| wrong())?);
     }
-    if total.is_zero() { Err("a time limit of zero would refuse everything".into()) } else { Ok(total) }
+    if total.is_zero() {
+        Err("a time limit of zero would refuse everything".into())
+    } else {
+        Ok(total)
+    }
 }
 
 /// Reads `"512B"`, `"64KiB"`, `"5MiB"`, `"1GiB"`.
@@ -349,7 +353,11 @@ mod tests {
     #[test]
     fn every_problem_of_a_table_is_reported_with_its_path() {
         let mut problems = Problems::new();
-        let mut fields = Fields::new("limits", dict("a = 10\nb = \"x\"\nheadr_timeout = \"1s\"\nn = -1"), &mut problems);
+        let mut fields = Fields::new(
+            "limits",
+            dict("a = 10\nb = \"x\"\nheadr_timeout = \"1s\"\nn = -1"),
+            &mut problems,
+        );
         assert_eq!(fields.duration("a", Duration::from_secs(3)), Duration::from_secs(3));
         assert_eq!(fields.size("b", 7), 7);
         assert_eq!(fields.number("n", 1, 9), 9);
@@ -391,7 +399,8 @@ mod tests {
     #[test]
     fn a_list_may_be_one_string_with_commas() {
         let mut problems = Problems::new();
-        let mut fields = Fields::new("", dict("a = \"10.0.0.0/8, 192.0.2.1\"\nb = [\"x\", 3]"), &mut problems);
+        let mut fields =
+            Fields::new("", dict("a = \"10.0.0.0/8, 192.0.2.1\"\nb = [\"x\", 3]"), &mut problems);
         assert_eq!(fields.list("a", parse_net).unwrap().len(), 2);
         assert_eq!(fields.list("b", parse_net).unwrap().len(), 0);
         fields.finish();

@@ -50,7 +50,8 @@ impl Port {
 
     /// Reads decimal digits without sign or leading zero. `None` for everything else, 0 included.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
+        let digits =
+            !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
         if !digits || text.starts_with('0') {
             return None;
         }

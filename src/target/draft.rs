@@ -62,25 +62,43 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
     let mode = required(fields, "deployment_mode", |fields| {
         fields.word("deployment_mode", &DeploymentMode::ALL.map(|mode| (mode.as_str(), mode)))
     });
-    let provider = required(fields, "provider_key", |fields| provider(fields, mode, around.catalogue));
+    let provider =
+        required(fields, "provider_key", |fields| provider(fields, mode, around.catalogue));
     let base = base_url(fields, mode);
     let network = network(fields, around);
     let allow_http = fields.flag("allow_http", false);
     let connect = fields
-        .word("connect", &[("auto", ConnectPolicy::Auto), ("allow", ConnectPolicy::Allow), ("deny", ConnectPolicy::Deny)])
+        .word(
+            "connect",
+            &[
+                ("auto", ConnectPolicy::Auto),
+                ("allow", ConnectPolicy::Allow),
+                ("deny", ConnectPolicy::Deny),
+            ],
+        )
         .unwrap_or(ConnectPolicy::Auto);
     let redirects = redirects(fields, mode);
     let encoded_slash = fields
         .word("encoded_slash", &[("refuse", EncodedSlash::Refuse), ("allow", EncodedSlash::Allow)]);
     let signing = signing(fields, around);
     let target = Target {
-        auth_method: auth_word(fields, "auth_method", provider.as_deref().map(|p| &*p.auth_methods)),
+        auth_method: auth_word(
+            fields,
+            "auth_method",
+            provider.as_deref().map(|p| &*p.auth_methods),
+        ),
         token_type: auth_word(fields, "token_type", provider.as_deref().map(|p| &*p.token_types)),
         ownership: fields
-            .word("ownership", &[("confirmed", Ownership::Confirmed), ("unclear", Ownership::Unclear)])
+            .word(
+                "ownership",
+                &[("confirmed", Ownership::Confirmed), ("unclear", Ownership::Unclear)],
+            )
             .unwrap_or(Ownership::Unclear),
         auth_status: fields
-            .word("auth_status", &[("connected", AuthStatus::Connected), ("required", AuthStatus::Required)])
+            .word(
+                "auth_status",
+                &[("connected", AuthStatus::Connected), ("required", AuthStatus::Required)],
+            )
             .unwrap_or(AuthStatus::Connected),
         allowlist: nets(fields, "allowlist"),
         scope: fields
@@ -121,7 +139,10 @@ fn agree(fields: &mut Fields<'_>, target: &Target) {
         fields.problem("allow_http", message);
     }
     if target.base.origin.scheme == Scheme::Http && !target.allow_http {
-        fields.problem("base_url", "plain http needs allow_http = true; use https if the endpoint has it");
+        fields.problem(
+            "base_url",
+            "plain http needs allow_http = true; use https if the endpoint has it",
+        );
     }
     if target.connect == ConnectPolicy::Allow && target.mode == DeploymentMode::WebhookOnly {
         let message = "CONNECT never carries webhooks, whose bodies must be signed; leave it out or write deny";
@@ -152,7 +173,9 @@ fn provider(
         let modes = mode.map_or(DeploymentMode::ALL.to_vec(), |mode| vec![mode]);
         let found = modes.iter().find_map(|mode| catalogue.find(key, *mode).map(|p| (p, *mode)));
         match found {
-            Some((provider, mode)) if provider.has_mode(mode) => Ok(std::sync::Arc::clone(provider)),
+            Some((provider, mode)) if provider.has_mode(mode) => {
+                Ok(std::sync::Arc::clone(provider))
+            }
             Some((provider, mode)) => {
                 Err(format!("{} does not come as {}", provider.name, mode.as_str()))
             }
@@ -166,7 +189,11 @@ fn provider(
 
 fn base_url(fields: &mut Fields<'_>, mode: Option<DeploymentMode>) -> Option<BaseUrl> {
     let webhook = mode == Some(DeploymentMode::WebhookOnly);
-    let key = if fields.has("webhook_url") && !fields.has("base_url") { "webhook_url" } else { "base_url" };
+    let key = if fields.has("webhook_url") && !fields.has("base_url") {
+        "webhook_url"
+    } else {
+        "base_url"
+    };
     if fields.has("webhook_url") && fields.has("base_url") {
         fields.value("webhook_url");
         fields.problem("webhook_url", "give base_url or webhook_url, not both");
@@ -200,7 +227,10 @@ fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
             fields.problem("private_network_allowlist", message);
         }
         Deny | Direct if tunnel.is_some() => {
-            fields.problem("tunnel", "a tunnel is used only with private_network_policy = \"tunnel\"");
+            fields.problem(
+                "tunnel",
+                "a tunnel is used only with private_network_policy = \"tunnel\"",
+            );
         }
         Deny | Direct | Tunnel => {}
     }
@@ -227,7 +257,8 @@ fn redirects(fields: &mut Fields<'_>, mode: Option<DeploymentMode>) -> Redirects
             Redirects::Listed(origins.into())
         }
         Some(_) => {
-            fields.problem("redirects", "expected `block`, `same-origin` or a list of https origins");
+            fields
+                .problem("redirects", "expected `block`, `same-origin` or a list of https origins");
             return Redirects::Block;
         }
     };
@@ -273,9 +304,8 @@ fn tls(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Box<TargetT
         client_cert_file: table.parse("client_cert_file", around.file),
         client_key_file: table.parse("client_key_file", around.file),
         pins: table.list("pins", pin).unwrap_or_default().into(),
-        server_name: table.parse("server_name", |name| {
-            Host::parse(name).map(|host| host.to_string().into())
-        }),
+        server_name: table
+            .parse("server_name", |name| Host::parse(name).map(|host| host.to_string().into())),
     };
     if tls.client_cert_file.is_some() != tls.client_key_file.is_some() {
         table.problem("client_cert_file", "client_cert_file and client_key_file belong together");
@@ -309,7 +339,13 @@ fn signing(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Signing {
         fields.problem("signing_secret_previous", "a previous secret needs a current one");
     }
     let format = fields
-        .word("signing_format", &[("webriskops", SigningFormat::WebRiskOps), ("standard-webhooks", SigningFormat::StandardWebhooks)])
+        .word(
+            "signing_format",
+            &[
+                ("webriskops", SigningFormat::WebRiskOps),
+                ("standard-webhooks", SigningFormat::StandardWebhooks),
+            ],
+        )
         .unwrap_or_default();
     Signing { secret: current, previous, format }
 }
@@ -334,7 +370,9 @@ fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
             Some(text) if !key.is_empty() && key.len().max(text.len()) <= LABEL_BYTES_MAX => {
                 labels.insert(key, text.to_owned());
             }
-            Some(_) | None => fields.problem("labels", "labels are short strings under short names"),
+            Some(_) | None => {
+                fields.problem("labels", "labels are short strings under short names")
+            }
         }
     }
     if labels.len() > LABELS_MAX {
@@ -399,8 +437,18 @@ pub(crate) mod tests {
             "id = \"Acme\"\nprovider_key = \"jyra\"\ndeployment_mode = \"selfhosted\"\nbase_url = \"https://u@x/\"\nownershp = \"confirmed\"\nconnect = \"yes\"\nprivate_network_policy = \"tunnel\"\nlabels = { a = 3 }",
         );
         assert!(target.is_none());
-        let keys: Vec<_> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
-        for key in ["id", "provider_key", "deployment_mode", "base_url", "ownershp", "connect", "tunnel", "labels"] {
+        let keys: Vec<_> =
+            problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+        for key in [
+            "id",
+            "provider_key",
+            "deployment_mode",
+            "base_url",
+            "ownershp",
+            "connect",
+            "tunnel",
+            "labels",
+        ] {
             assert!(keys.contains(&format!("targets[0].{key}").as_str()), "{key}: {problems:?}");
         }
     }
@@ -432,14 +480,19 @@ pub(crate) mod tests {
                 format!("{GOOD}{line}\n")
             };
             let (target, problems) = draft(&text);
-            assert!(target.is_none() && problems.iter().any(|p| p.contains(message)), "{line}: {problems:?}");
+            assert!(
+                target.is_none() && problems.iter().any(|p| p.contains(message)),
+                "{line}: {problems:?}"
+            );
         }
     }
 
     #[test]
     fn a_cloud_target_has_to_be_on_a_host_of_its_provider() {
         let cloud = |url: &str| {
-            draft(&format!("id = \"x\"\nprovider_key = \"github_issues\"\ndeployment_mode = \"cloud\"\nbase_url = \"{url}\""))
+            draft(&format!(
+                "id = \"x\"\nprovider_key = \"github_issues\"\ndeployment_mode = \"cloud\"\nbase_url = \"{url}\""
+            ))
         };
         assert_eq!(cloud("https://api.github.com").1, [""; 0]);
         for url in ["https://api.github.com.evil.com", "https://evil.com", "https://140.82.112.5"] {
@@ -449,7 +502,8 @@ pub(crate) mod tests {
 
     #[test]
     fn no_problem_ever_shows_a_secret() {
-        let (_, problems) = draft(&format!("{GOOD}signing_secret = \"hunter2\"\nsecret = \"hunter2\""));
+        let (_, problems) =
+            draft(&format!("{GOOD}signing_secret = \"hunter2\"\nsecret = \"hunter2\""));
         assert!(problems.len() >= 2 && !problems.concat().contains("hunter2"));
     }
 }

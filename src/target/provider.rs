@@ -61,7 +61,9 @@ impl Provider {
 /// `evilexample.com`.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix('*') {
-        Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix) && !name.starts_with('.'),
+        Some(suffix) => {
+            name.len() > suffix.len() && name.ends_with(suffix) && !name.starts_with('.')
+        }
         None => pattern == name,
     }
 }
@@ -190,7 +192,10 @@ impl Catalogue {
 
     /// Every key and family name.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.providers.iter().map(|provider| &*provider.key).chain(self.aliases.keys().map(|k| &**k))
+        self.providers
+            .iter()
+            .map(|provider| &*provider.key)
+            .chain(self.aliases.keys().map(|k| &**k))
     }
 
     /// Every provider.
@@ -205,11 +210,27 @@ mod tests {
 
     /// The keys of contract, section 10.
     const KEYS: &[&str] = &[
-        "jira_cloud", "jira_data_center", "github_issues", "github_enterprise_issues",
-        "gitlab_issues", "gitlab_self_managed_issues", "bitbucket_cloud_issues",
-        "bitbucket_data_center_issues", "azure_devops", "azure_devops_server", "youtrack_cloud",
-        "youtrack_server", "trello", "linear", "asana", "clickup", "generic_webhook", "webhook",
-        "zapier_webhook", "make_webhook", "n8n_webhook",
+        "jira_cloud",
+        "jira_data_center",
+        "github_issues",
+        "github_enterprise_issues",
+        "gitlab_issues",
+        "gitlab_self_managed_issues",
+        "bitbucket_cloud_issues",
+        "bitbucket_data_center_issues",
+        "azure_devops",
+        "azure_devops_server",
+        "youtrack_cloud",
+        "youtrack_server",
+        "trello",
+        "linear",
+        "asana",
+        "clickup",
+        "generic_webhook",
+        "webhook",
+        "zapier_webhook",
+        "make_webhook",
+        "n8n_webhook",
     ];
 
     #[test]

@@ -114,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_host_is_owned_with_its_port_and_nothing_near_it_is() {
-        let registry = Registry::new([target("a", "https://a.example/"), target("b", "https://b.example:8443")]);
+        let registry = Registry::new([
+            target("a", "https://a.example/"),
+            target("b", "https://b.example:8443"),
+        ]);
         assert_eq!(owner(&registry, "a.example:443", None), Ok("a"));
         assert_eq!(owner(&registry, "A.example.:443", None), Ok("a"));
         assert_eq!(owner(&registry, "b.example:8443", None), Ok("b"));
