@@ -26,3 +26,8 @@ pub mod resolve;
 // the way in
 pub mod forward;
 pub mod server;
+
+// beside the way
+pub mod admin;
+pub mod config;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! What the gateway tells: log events and metrics.
