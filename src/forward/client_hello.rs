@@ -437,6 +437,7 @@ mod tests {
         for extensions in [
             extension(0, b""),
             extension(0, &[0, 0]),
+            extension(0, &with_length(&entry(1, NAME.as_bytes()))),
             extension(0, &[0]),
             extension(0, &name),
             extension(0, &with_length(&name[..name.len() - 1])),
@@ -489,7 +490,7 @@ mod tests {
             (vec![0x16, 3, 1, 0, 4, 2], "a ServerHello"),
             (vec![0x16, 3, 1, 0, 4, 0], "a HelloRequest"),
             (vec![0x16, 3, 1, 0, 4, 1, 0, 0x40, 0], "a hello over 16 KiB"),
-            (vec![0x16, 3, 1, 0, 5, 1, 0, 0, 0], "more than the hello in its record"),
+            (in_records_of(&[message(&hello), &[0]].concat(), 1 << 14), "more in its record"),
             ([&half[..], &[0x15]].concat(), "an alert within the hello"),
             ([&half[..], &[0x17]].concat(), "application data within the hello"),
             ([&half[..], &[0x16, 3, 1, 0, 0]].concat(), "an empty record within the hello"),

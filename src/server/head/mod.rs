@@ -113,13 +113,12 @@ pub struct Scanner {
     checked: usize,
     /// The head so far; `None` until its request line is taken.
     head: Option<Head>,
-    fields: usize,
 }
 
 impl Scanner {
     /// For a head of at most `limit` bytes, `limits.max_header_bytes`.
     pub fn new(limit: usize) -> Self {
-        Self { limit, line_start: 0, checked: 0, head: None, fields: 0 }
+        Self { limit, line_start: 0, checked: 0, head: None }
     }
 
     /// Goes on with the head: `bytes` holds everything from its first byte on, what earlier calls
@@ -149,8 +148,7 @@ impl Scanner {
                     return Ok(Scan::Head(Box::new(field::finish(head)?), self.line_start));
                 }
                 Some(mut head) => {
-                    self.fields = self.fields.saturating_add(1);
-                    if self.fields > FIELDS_MAX {
+                    if head.headers.len() >= FIELDS_MAX {
                         return Err(HeadFault::TooManyFields);
                     }
                     field::read(&mut head, line)?;
@@ -191,7 +189,6 @@ impl Scanner {
     /// What can be said of a line before its end is here.
     fn check_unfinished_line(&self, line: &[u8]) -> Result<(), HeadFault> {
         if self.head.is_none() {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
             let method = line.split(|&byte| byte == b' ').next().unwrap_or_default();
             return if line.is_empty() { Ok(()) } else { check_method(method) };
         }
