@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -10,14 +9,15 @@ use std::{
 
 use prometheus::IntCounter;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    client_hello::{self, HELLO_BYTES_MAX, Hello},
+    client_hello::{self, Hello},
+    linger::last_words,
     pump::{Pump, Side},
 };
 use crate::{
@@ -71,6 +71,7 @@ struct Tunnel<'a, C> {
     down: Pump,
     last_moved: Instant,
     timer: Pin<Box<Sleep>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// Why a tunnel ended.
@@ -100,6 +101,7 @@ pub async fn tunnel<C: ClientStream>(
         down: Pump::default(),
         last_moved: Instant::now(),
         timer: Box::pin(tokio::time::sleep(terms.idle_timeout)),
+        cut: Box::pin(terms.cut.clone().cancelled_owned()),
     };
     let end = match tunnel.first_bytes(early, record).await {
         Ok(held) => {
@@ -126,9 +128,6 @@ impl<C: ClientStream> Tunnel<'_, C> {
                     return self.judge_name(server_name.as_deref()).map(|()| held);
                 }
                 Hello::Malformed(what) => return Err(End::Refused(bad_hello(what))),
-                Hello::Incomplete if held.len() >= HELLO_BYTES_MAX => {
-                    return Err(End::Refused(bad_hello("it is longer than 16 KiB")));
-                }
                 Hello::Incomplete => {}
             }
             if !held.is_empty() && began.is_none() {
@@ -165,7 +164,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
                 held.extend_from_slice(read.filled());
                 return Poll::Ready(Ok(read.filled().is_empty()));
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(client_failed(&error))),
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(End::ClientReset)),
             Poll::Pending => {}
         }
         match self.poll_limits(cx) {
@@ -208,7 +207,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
         let up = self.up.poll(cx, Pin::new(&mut self.client), Pin::new(&mut self.target));
         self.moved(before, self.up.bytes, &self.terms.to_target);
         match up {
-            Poll::Ready(Err((Side::Source, error))) => return Poll::Ready(client_failed(&error)),
+            Poll::Ready(Err((Side::Source, _))) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err((Side::Sink, _))) => return Poll::Ready(End::TargetReset),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
@@ -234,7 +233,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
         self.moved(before, self.down.bytes, &self.terms.to_client);
         match down {
             Poll::Ready(Err((Side::Source, _))) => Poll::Ready(End::TargetReset),
-            Poll::Ready(Err((Side::Sink, error))) => Poll::Ready(client_failed(&error)),
+            Poll::Ready(Err((Side::Sink, _))) => Poll::Ready(End::ClientReset),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
@@ -249,8 +248,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
 
     /// The idle timer is not reset with every byte: when it fires it looks how long ago that was.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let cut = std::pin::pin!(self.terms.cut.cancelled());
-        if self.terms.cut.is_cancelled() || cut.poll(cx).is_ready() {
+        if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Cut);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -291,19 +289,8 @@ impl<C: ClientStream> Tunnel<'_, C> {
     /// library turns into an error message.
     async fn alert(&mut self) {
         const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
-        let send = async {
-            self.client.write_all(&UNRECOGNIZED_NAME).await?;
-            self.client.shutdown().await
-        };
-        let _ignored = tokio::time::timeout(ALERT_TIMEOUT, send).await;
+        last_words(&mut self.client, &UNRECOGNIZED_NAME).await;
     }
-}
-
-/// How long the alert may take: seven bytes into a socket buffer.
-const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
-
-fn client_failed(_error: &io::Error) -> End {
-    End::ClientReset
 }
 
 fn bad_hello(what: &str) -> Refusal {
