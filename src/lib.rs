@@ -1,5 +1,13 @@
 //! Egress gateway: a forward proxy that decides, for each connection, whether it may leave.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may panic"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        reason = "tests may panic"
+    )
+)]
 
 // the judgement: no I/O, no clock
 pub mod policy;
