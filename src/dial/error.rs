@@ -64,12 +64,11 @@ impl DialError {
             Errno::ECONNREFUSED => Self::Refused,
             Errno::EACCES | Errno::EPERM => Self::Prohibited,
             Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Self::HostUnreachable,
-            Errno::ENETUNREACH | Errno::ENETDOWN => Self::NetworkUnreachable,
             Errno::EAFNOSUPPORT => Self::FamilyUnavailable,
             // ENOTCONN: after the attempt has succeeded, the peer is gone already
             Errno::ECONNRESET | Errno::ENOTCONN => Self::ResetAfterConnect,
             Errno::EADDRNOTAVAIL | Errno::EADDRINUSE if bound => Self::SourceUnavailable,
-            Errno::EADDRNOTAVAIL => Self::NetworkUnreachable,
+            Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL => Self::NetworkUnreachable,
             Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => Self::TooManyFiles,
             _ => Self::Other(error),
         }

@@ -15,7 +15,7 @@ use super::DialError;
 
 /// How long a connection may be silent before the kernel asks whether the peer is still there:
 /// less than the idle limits of most firewalls and load balancers on the way.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 
 /// The pause between two such questions. After the kernel's number of them (9) the peer is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
