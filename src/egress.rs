@@ -83,7 +83,9 @@ impl Egress {
         let vetted = vet(permit, &scene, &answered)?;
         self.remember(permit, vetted.class());
         match permit.target().network.policy {
-            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => record.route = Some("direct"),
+            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => {
+                record.route = Some("direct")
+            }
             PrivateNetworkPolicy::Tunnel => {
                 let tunnel = permit.target().network.tunnel.as_deref().unwrap_or_default();
                 let detail = format!("tunnel {tunnel} does not carry traffic");
@@ -128,9 +130,8 @@ impl Egress {
         let result = resolver.resolve(name).await;
         record.dns = Some(started.elapsed());
         self.metrics.dns_duration.observe(started.elapsed().as_secs_f64());
-        let refuse = |error: ResolveError| {
-            Refusal::new(Cause::from(&error), format!("{name}: {error}"))
-        };
+        let refuse =
+            |error: ResolveError| Refusal::new(Cause::from(&error), format!("{name}: {error}"));
         result.map(|answer| answer.addresses).map_err(refuse)
     }
 
@@ -139,7 +140,8 @@ impl Egress {
             return Ok(&self.resolver);
         };
         let unavailable = || {
-            let detail = format!("resolver {name} is reached through a tunnel that does not carry traffic");
+            let detail =
+                format!("resolver {name} is reached through a tunnel that does not carry traffic");
             Refusal::new(Cause::TunnelUnavailable, detail)
         };
         self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)

@@ -23,7 +23,7 @@ use crate::{
     record::Record,
     slots::{Slot, Slots},
     target::{Target, TargetId},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, Open},
     view::View,
 };
 
@@ -69,6 +69,7 @@ pub struct Opened {
     terms: Terms,
     record: Record,
     metrics: Arc<Metrics>,
+    _counted: Open,
     _slots: (Slot<String>, Slot<TargetId>),
 }
 
@@ -103,7 +104,8 @@ impl Gateway {
             Ok((upstream, terms, slots)) => {
                 record.allowed(200);
                 let metrics = Arc::clone(&self.metrics);
-                Ok(Opened { upstream, terms, record, metrics, _slots: slots })
+                let counted = Open::new(metrics.connections.with_label_values(&["upstream"]));
+                Ok(Opened { upstream, terms, record, metrics, _counted: counted, _slots: slots })
             }
             Err(refusal) => Err(refuse(&view, refusal, record)),
         }
@@ -174,9 +176,8 @@ impl Gateway {
     }
 
     fn terms(&self, view: &View, host: crate::origin::Host) -> Terms {
-        let bytes = |direction| {
-            self.metrics.bytes.with_label_values(&[Mode::Connect.as_str(), direction])
-        };
+        let bytes =
+            |direction| self.metrics.bytes.with_label_values(&[Mode::Connect.as_str(), direction]);
         Terms {
             host,
             idle_timeout: view.limits.idle_timeout,
@@ -191,27 +192,9 @@ impl Gateway {
 impl Opened {
     /// Carries the tunnel to its end; the client has been told by now.
     pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
-        let open = OpenTunnel::count(&self.metrics);
+        let open = Open::new(self.metrics.tunnels_open.clone());
         tunnel(client, early, self.upstream, &self.terms, &mut self.record).await;
         drop(open);
-    }
-}
-
-/// Counts an open tunnel for as long as it lives, however it ends.
-#[derive(Debug)]
-struct OpenTunnel(prometheus::IntGauge);
-
-impl OpenTunnel {
-    fn count(metrics: &Metrics) -> Self {
-        let gauge = metrics.tunnels_open.clone();
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for OpenTunnel {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -21,13 +21,21 @@ pub mod target;
 
 // the way out
 pub mod dial;
+pub mod egress;
 pub mod resolve;
 
-// the way in
+// the way in, and the one function from top to bottom
 pub mod forward;
+pub mod gateway;
+pub mod problem;
+pub mod record;
 pub mod server;
 
 // beside the way
 pub mod admin;
 pub mod config;
+pub mod sightings;
+pub mod slots;
+pub mod store;
 pub mod telemetry;
+pub mod view;

@@ -85,7 +85,8 @@ impl Problem {
     /// As the bytes of an HTTP/1.1 message after which the connection is closed. The code stands in
     /// the reason phrase, where a person with `curl -v` sees it first.
     pub fn to_http1(&self) -> Vec<u8> {
-        let mut message = format!("HTTP/1.1 {} {}\r\n", self.status.as_str(), self.code).into_bytes();
+        let mut message =
+            format!("HTTP/1.1 {} {}\r\n", self.status.as_str(), self.code).into_bytes();
         for (name, value) in &self.headers {
             message.extend_from_slice(name.as_str().as_bytes());
             message.extend_from_slice(b": ");
@@ -147,7 +148,8 @@ mod tests {
             mode: DeploymentMode::SelfHosted,
             allowlist_lacks_egress: false,
         };
-        let refusal = Refusal::new(Cause::DnsNxdomain, "jira.acme.example does not exist").about(about);
+        let refusal =
+            Refusal::new(Cause::DnsNxdomain, "jira.acme.example does not exist").about(about);
         let problem = Problem::new(&refusal, "01JTEST", "203.0.113.10");
         let message = String::from_utf8(problem.to_http1()).unwrap();
         assert!(message.starts_with("HTTP/1.1 502 SELF_HOSTED_DNS_FAILED\r\n"), "{message}");
@@ -158,8 +160,20 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(&problem.body).unwrap();
         let keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = vec![
-            "type", "title", "status", "code", "cause", "detail", "target_id", "decision_id", "owner",
-            "next_step", "retryable", "retry_after_seconds", "fallback", "connectivity_check_id",
+            "type",
+            "title",
+            "status",
+            "code",
+            "cause",
+            "detail",
+            "target_id",
+            "decision_id",
+            "owner",
+            "next_step",
+            "retryable",
+            "retry_after_seconds",
+            "fallback",
+            "connectivity_check_id",
         ];
         expected.sort_unstable();
         assert_eq!(keys, expected);

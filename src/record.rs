@@ -5,11 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use crate::{
-    reason::{Failure, Refusal},
-    target::TargetId,
-    telemetry::metrics::Metrics,
-};
+use crate::{reason::Refusal, target::TargetId, telemetry::metrics::Metrics};
 
 /// How the record ends.
 #[derive(Debug)]
@@ -118,10 +114,8 @@ impl Record {
         self.metrics.requests.with_label_values(&[self.mode, decision, code]).inc();
         let duration = self.metrics.request_duration.with_label_values(&[self.mode]);
         duration.observe(self.elapsed().as_secs_f64());
-        if let Outcome::Refused(refusal) = &self.outcome
-            && is_violation(refusal.cause.failure())
-        {
-            self.metrics.policy_violations.with_label_values(&[refusal.cause.as_str()]).inc();
+        if let Outcome::Refused(refusal) = &self.outcome {
+            self.metrics.refused(refusal.cause);
         }
     }
 }
@@ -139,6 +133,8 @@ impl Drop for Record {
             ),
         };
         self.count(decision, code);
+        // A tunnel that was permitted and never began: its client went away before the 200.
+        let unbegun = (decision == "allowed").then_some("client_gone");
         tracing::info!(
             decision_id = self.decision_id,
             client = self.client,
@@ -161,7 +157,7 @@ impl Drop for Record {
             bytes_to_target = self.to_target,
             bytes_to_client = self.to_client,
             status = self.status,
-            end = self.end,
+            end = self.end.or(unbegun),
             "request"
         );
     }
@@ -170,28 +166,4 @@ impl Drop for Record {
 /// Milliseconds with microsecond resolution: what a person reads off a log line.
 fn milliseconds(duration: Option<Duration>) -> Option<f64> {
     duration.map(|duration| (duration.as_secs_f64() * 1e6).round() / 1e3)
-}
-
-/// Whether a refusal is somebody trying what policy forbids, rather than something broken.
-fn is_violation(failure: Failure) -> bool {
-    match failure {
-        Failure::NotApproved
-        | Failure::ForbiddenAddress
-        | Failure::PrivateAddress
-        | Failure::ClientForbidden => true,
-        Failure::NameUnresolved
-        | Failure::ConnectBlocked
-        | Failure::ConnectRefused
-        | Failure::FamilyUnavailable
-        | Failure::ClosedEarly
-        | Failure::TunnelDown
-        | Failure::SecretMissing
-        | Failure::ProviderAuth
-        | Failure::Unauthenticated
-        | Failure::RequestInvalid
-        | Failure::HeadTooLarge
-        | Failure::HeadTimeout
-        | Failure::Overloaded
-        | Failure::Draining => false,
-    }
 }

@@ -36,8 +36,7 @@ impl Sightings {
     /// Begins with what the store knows.
     pub fn new(known: Vec<Sighting>, store: Store) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        let seen =
-            known.into_iter().map(|one| (one.target_id, (one.host, one.class))).collect();
+        let seen = known.into_iter().map(|one| (one.target_id, (one.host, one.class))).collect();
         (Self { seen: RwLock::new(seen), queue: sender }, Writer { queue: receiver, store })
     }
 

@@ -51,10 +51,14 @@ pub struct Shared {
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// An egress address is not on this machine.
-    #[error("egress.ip: {0:?} is not an address of this machine; add it to an interface, or correct egress.ip")]
+    #[error(
+        "egress.ip: {0:?} is not an address of this machine; add it to an interface, or correct egress.ip"
+    )]
     EgressMissing(Vec<IpAddr>),
     /// The machine's addresses cannot be listed.
-    #[error("the machine's own addresses cannot be read, and nothing leaves before they are known: {0}")]
+    #[error(
+        "the machine's own addresses cannot be read, and nothing leaves before they are known: {0}"
+    )]
     Interfaces(#[source] std::io::Error),
     /// A resolver cannot be set up.
     #[error("dns: {0}")]

@@ -135,7 +135,8 @@ impl<C: ClientStream> Tunnel<'_, C> {
                 began = Some(now);
                 self.timer.as_mut().reset(far(now, self.terms.hello_timeout));
             }
-            let ended = poll_fn(|cx| self.poll_hello(cx, &mut held, began.is_some(), record)).await?;
+            let ended =
+                poll_fn(|cx| self.poll_hello(cx, &mut held, began.is_some(), record)).await?;
             if ended && held.is_empty() {
                 return Ok(held);
             }
@@ -299,7 +300,5 @@ fn bad_hello(what: &str) -> Refusal {
 
 /// `from + by`, or a day later where the clock would overflow.
 fn far(from: Instant, by: Duration) -> Instant {
-    from.checked_add(by)
-        .or_else(|| from.checked_add(Duration::from_secs(86_400)))
-        .unwrap_or(from)
+    from.checked_add(by).or_else(|| from.checked_add(Duration::from_secs(86_400))).unwrap_or(from)
 }

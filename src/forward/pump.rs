@@ -166,7 +166,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_byte_arrives_in_order_through_a_sink_that_takes_little() {
-        let sent: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        let sent: Vec<u8> =
+            (0..1_000_000_u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
         let (mut client, mut source) = duplex(300_000);
         let (mut sink, mut target) = duplex(7);
         let expected = sent.clone();

@@ -41,7 +41,8 @@ pub async fn serve(
         None => serve_stream(&server, stream, accepted, Vec::new()).await,
         Some(tls) => {
             let Some(stream) = handshake(&server, stream, &tls).await else { return };
-            let names = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(peer_names);
+            let names =
+                stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(peer_names);
             serve_stream(&server, stream, accepted, names.unwrap_or_default()).await;
         }
     }
@@ -163,7 +164,11 @@ async fn with_client<T>(
 }
 
 /// Sends a problem; without its body where the method forbids one (RFC 9110, section 9.3.2).
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, method: &Method, problem: &Problem) {
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    method: &Method,
+    problem: &Problem,
+) {
     let mut message = problem.to_http1();
     if method == Method::HEAD {
         let end = message.windows(4).position(|four| four == b"\r\n\r\n");

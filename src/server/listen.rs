@@ -114,7 +114,7 @@ impl Listener {
         const FLAGS_OFFSET: u32 = 13; // of the TCP header (RFC 9293, section 3.1)
         const SYN: u32 = 0x02;
         const SYN_ACK: u32 = 0x12;
-        let statement = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        let statement = socket2::SockFilter::new;
         let filter = [
             statement(0x30, 0, 0, FLAGS_OFFSET), // A = flags
             statement(0x54, 0, 0, SYN_ACK),      // A &= SYN|ACK

@@ -17,7 +17,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::gateway::Gateway;
+use crate::{gateway::Gateway, telemetry::metrics::Open};
 
 /// What all proxy listeners share.
 #[derive(Clone, Debug)]
@@ -58,15 +58,18 @@ impl Server {
     }
 
     fn is_fresh(&self, accepted: Instant) -> bool {
-        self.drain_began.get().is_none_or(|began| {
-            accepted.checked_add(FRESH).is_none_or(|until| *began <= until)
-        })
+        self.drain_began
+            .get()
+            .is_none_or(|began| accepted.checked_add(FRESH).is_none_or(|until| *began <= until))
     }
 }
 
 /// One of the connections that count towards `limits.max_connections`.
 #[derive(Debug)]
-struct OpenConnection(Arc<AtomicUsize>, prometheus::IntGauge);
+struct OpenConnection {
+    open: Arc<AtomicUsize>,
+    _counted: Open,
+}
 
 impl OpenConnection {
     /// `None` when `limit` connections are open.
@@ -76,14 +79,12 @@ impl OpenConnection {
             server.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        gauge.inc();
-        Some(Self(Arc::clone(&server.open), gauge))
+        Some(Self { open: Arc::clone(&server.open), _counted: Open::new(gauge) })
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-        self.1.dec();
+        self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
