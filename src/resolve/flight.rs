@@ -74,7 +74,10 @@ impl Flights {
     /// It runs in a task of its own, so that it does not end with whoever began it. (A cache
     /// that runs it in the first caller's task, and in the next one's when that one leaves, as
     /// moka's `get_with`, would let callers who keep leaving delay all others for ever.)
-    fn join(&self, name: &str) -> Result<watch::Receiver<Option<Outcome>>, ResolveError> {
+    pub(super) fn join(
+        &self,
+        name: &str,
+    ) -> Result<watch::Receiver<Option<Outcome>>, ResolveError> {
         let mut running = self.shared.running();
         if let Some(outcome) = running.get(name) {
             return Ok(outcome.clone());
@@ -90,6 +93,11 @@ impl Flights {
         while tasks.try_join_next().is_some() {} // forget those that are done
         tasks.spawn(landing.fly());
         Ok(outcome)
+    }
+
+    #[cfg(test)]
+    pub(super) fn running_count(&self) -> usize {
+        self.shared.running().len()
     }
 }
 
