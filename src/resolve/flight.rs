@@ -95,9 +95,12 @@ impl Flights {
         Ok(outcome)
     }
 
+    /// How many lookups have not ended.
     #[cfg(test)]
     pub(super) fn running_count(&self) -> usize {
-        self.shared.running().len()
+        let mut tasks = self.tasks.lock().unwrap();
+        while tasks.try_join_next().is_some() {}
+        tasks.len()
     }
 }
 

@@ -502,17 +502,32 @@ async fn five_hundred_that_ask_at_once_ask_once() {
     assert_eq!(server.asked().len(), 2, "{:?}", server.asked());
 }
 
+/// Says nothing until the switch is set.
+fn once_set(set: &Arc<AtomicBool>) -> impl Fn(&Question) -> Say + Send + Sync + use<> {
+    let set = Arc::clone(set);
+    move |question| if set.load(Ordering::SeqCst) { usual(question) } else { Say::Nothing }
+}
+
+#[tokio::test]
+async fn one_lookup_serves_all_who_wait() {
+    let set = Arc::default();
+    let server = NameServer::start(once_set(&set)).await;
+    let resolver = Arc::new(resolver(&server));
+    let mut asking = JoinSet::new();
+    for _ in 0..500 {
+        let resolver = Arc::clone(&resolver);
+        asking.spawn(async move { resolver.resolve("www.example").await.unwrap() });
+    }
+    server.has_been_asked(2).await;
+    assert_eq!(resolver.flights.running_count(), 1);
+    set.store(true, Ordering::SeqCst);
+    assert_eq!(asking.join_all().await.len(), 500);
+}
+
 #[tokio::test]
 async fn whoever_leaves_does_not_end_the_lookup_for_the_others() {
-    let go = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&go);
-    let server =
-        NameServer::start(
-            move |question| {
-                if gate.load(Ordering::SeqCst) { usual(question) } else { Say::Nothing }
-            },
-        )
-        .await;
+    let set = Arc::default();
+    let server = NameServer::start(once_set(&set)).await;
     let resolver = resolver(&server);
     let leaves = resolver.resolve("www.example");
     tokio::select! {
@@ -520,7 +535,7 @@ async fn whoever_leaves_does_not_end_the_lookup_for_the_others() {
         found = leaves => panic!("{found:?}"),
         () = server.has_been_asked(2) => {}
     }
-    go.store(true, Ordering::SeqCst);
+    set.store(true, Ordering::SeqCst);
     let lookups = resolver.flights.running_count();
     assert_eq!(lookups, 1, "still running, with nobody waiting");
     assert_eq!(resolver.resolve("www.example").await.unwrap().addresses.len(), 2);
