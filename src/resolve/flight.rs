@@ -78,16 +78,21 @@ impl Flights {
         &self,
         name: &str,
     ) -> Result<watch::Receiver<Option<Outcome>>, ResolveError> {
-        let mut running = self.shared.running();
-        if let Some(outcome) = running.get(name) {
-            return Ok(outcome.clone());
-        }
-        if running.len() >= FLIGHTS_MAX {
-            return Err(ResolveError::TooManyQueries);
-        }
         let (tell, outcome) = watch::channel(None);
-        let name: Arc<str> = Arc::from(name);
-        running.insert(Arc::clone(&name), outcome.clone());
+        let name: Arc<str> = {
+            let mut running = self.shared.running();
+            if let Some(outcome) = running.get(name) {
+                return Ok(outcome.clone());
+            }
+            if running.len() >= FLIGHTS_MAX {
+                return Err(ResolveError::TooManyQueries);
+            }
+            let name = Arc::from(name);
+            running.insert(Arc::clone(&name), outcome.clone());
+            name
+        };
+        // With the list unlocked: a runtime that is shutting down drops what it is given at once,
+        // and the dropping locks the list.
         let landing = Landing { shared: Arc::clone(&self.shared), name, tell };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {} // forget those that are done

@@ -702,3 +702,19 @@ async fn a_resolver_that_is_dropped_ends_its_lookups() {
     let ended = timeout(LONG / 4, outcome.changed()).await;
     assert!(ended.expect("ended with its resolver").is_err(), "without an outcome");
 }
+
+#[test]
+fn a_lookup_that_begins_as_the_program_ends_stops_nothing() {
+    let resolver = resolver_with(&[closed_port()], LONG);
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    // a runtime that has ended drops what is spawned on it, there and then
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _inside = handle.enter();
+        let outcome = resolver.flights.join("www.example").unwrap();
+        tell.send((outcome.has_changed().is_err(), resolver.flights.running_count())).unwrap();
+    });
+    assert_eq!(told.recv_timeout(LONG / 4), Ok((true, 0)));
+}
