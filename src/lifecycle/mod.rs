@@ -19,6 +19,7 @@ use crate::{
     telemetry::metrics::Metrics,
     view::{Shared, View, ViewError},
 };
+pub use listeners::ListenError;
 use listeners::{Inherited, Listeners};
 use readiness::Readiness;
 
@@ -33,7 +34,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// A listener.
     #[error("{0}")]
-    Listen(#[from] listeners::ListenError),
+    Listen(#[from] ListenError),
     /// The metrics contradict each other: a mistake in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -137,7 +138,8 @@ impl Running {
         let view = View::new(config, addresses, &shared, None)?;
         let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics)));
         let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
-        let admin = Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
+        let admin =
+            Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
         let server = Server::new(Arc::clone(&gateway), TaskTracker::new());
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
@@ -151,7 +153,9 @@ impl Running {
             "connectivity checks are not part of this version: no target is gated on a current check"
         );
         if !view.clients.required() {
-            tracing::warn!("no clients are configured: every process on this machine may use the proxy");
+            tracing::warn!(
+                "no clients are configured: every process on this machine may use the proxy"
+            );
         }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -239,20 +243,7 @@ impl Running {
         tracing::info!(?drain_timeout, "draining");
         self.server.begin_draining();
         self.listeners.stop_proxies();
-        let drained = async {
-            self.listeners.proxies_closed().await;
-            self.server.tasks.close();
-            self.server.tasks.wait().await;
-        };
-        let mut drained = std::pin::pin!(tokio::time::timeout(drain_timeout, drained));
-        let in_time = loop {
-            tokio::select! {
-                result = &mut drained => break result.is_ok(),
-                _ = signals.terminate.recv() => break false,
-                _ = signals.interrupt.recv() => break false,
-                () = watchdog.due() => systemd::alive(),
-            }
-        };
+        let in_time = self.drained_within(drain_timeout, signals, watchdog).await;
         if !in_time {
             tracing::warn!(open = self.server.tasks.len(), "connections are cut");
             self.gateway.cut.cancel();
@@ -260,6 +251,29 @@ impl Running {
             let _cut = tokio::time::timeout(CUT_TIMEOUT, self.server.tasks.wait()).await;
         }
         self.finish().await;
+    }
+
+    /// Whether everything ended before the time limit and before a second signal.
+    async fn drained_within(
+        &self,
+        limit: Duration,
+        signals: &mut Signals,
+        watchdog: &mut systemd::Watchdog,
+    ) -> bool {
+        let drained = async {
+            self.listeners.proxies_closed().await;
+            self.server.tasks.close();
+            self.server.tasks.wait().await;
+        };
+        let mut drained = std::pin::pin!(tokio::time::timeout(limit, drained));
+        loop {
+            tokio::select! {
+                result = &mut drained => return result.is_ok(),
+                _ = signals.terminate.recv() => return false,
+                _ = signals.interrupt.recv() => return false,
+                () = watchdog.due() => systemd::alive(),
+            }
+        }
     }
 
     async fn finish(self) {
@@ -300,7 +314,9 @@ impl PolicyNote {
         metrics.loopback_allowed.set(i64::from(self.allow_loopback));
         metrics.checks_required.set(i64::from(self.require_current_check));
         if self.allow_loopback {
-            tracing::warn!("policy.allow_loopback is on: loopback counts as private; for development only");
+            tracing::warn!(
+                "policy.allow_loopback is on: loopback counts as private; for development only"
+            );
         }
     }
 }
