@@ -10,9 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{Access, AdminState, AdminView},
-    config::{self, Config, Loaded},
+    admin::{Access, AdminState, AdminView, Role},
+    config::{self, AdminToken, Config, Loaded, reload::Watcher},
     gateway::Gateway,
+    origin::Host,
     server::Server,
     sightings::Sightings,
     store::{Store, StoreError},
@@ -90,14 +91,17 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
         tracing::warn!("{warning}");
     }
     running.announce();
-    let mut watcher = watch(&watched);
+    let mut watcher = config::reload::watch(&watched);
+    if let Some(fault) = watcher.fault() {
+        tracing::warn!(fault, "changes of configuration files are noticed late");
+    }
     let mut watchdog = systemd::watchdog();
     let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
     systemd::ready();
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => running.reload(&mut watcher, "signal").await,
-            () = config::changed(&mut watcher) => running.reload(&mut watcher, "file").await,
+            () = watcher.changed() => running.reload(&mut watcher, "file").await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             () = watchdog.due() => systemd::alive(),
@@ -106,14 +110,6 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
     }
     running.stop(&mut signals, &mut watchdog).await;
     Ok(())
-}
-
-fn watch(files: &[PathBuf]) -> Option<config::Watcher> {
-    config::watch(files)
-        .inspect_err(|error| {
-            tracing::warn!(%error, "configuration files are not watched; reload with SIGHUP");
-        })
-        .ok()
 }
 
 impl Running {
@@ -160,7 +156,8 @@ impl Running {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             targets = view.targets.len(),
-            egress = ?view.egress_ips,
+            egress_ip =
+                view.egress_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             "started"
         );
     }
@@ -172,7 +169,7 @@ impl Running {
     }
 
     /// Reads the configuration again, whole or not at all.
-    async fn reload(&mut self, watcher: &mut Option<config::Watcher>, trigger: &'static str) {
+    async fn reload(&mut self, watcher: &mut Watcher, trigger: &'static str) {
         systemd::reloading();
         let files = self.files.clone();
         // Reading many targets takes a while; the data path must not wait for it.
@@ -203,7 +200,7 @@ impl Running {
             }
         };
         if !watched.is_empty() {
-            *watcher = watch(&watched);
+            watcher.rearm(&watched);
         }
         systemd::ready();
     }
@@ -325,9 +322,17 @@ fn admin_view(config: &Config) -> AdminView {
     AdminView {
         egress_ip: config.egress.ip.clone(),
         ranges: config.egress.ranges.clone(),
-        tokens: config.admin.tokens.iter().map(Access::from).collect(),
-        hosts: config.admin.hosts.clone(),
+        tokens: config.admin.tokens.iter().map(access).collect(),
+        hosts: config.admin.hosts.iter().filter_map(|name| Host::parse(name).ok()).collect(),
     }
+}
+
+fn access(token: &AdminToken) -> Access {
+    let role = match token.role {
+        config::Role::Read => Role::Read,
+        config::Role::Operate => Role::Operate,
+    };
+    Access { name: token.name.as_str().into(), role, fingerprint: token.token.fingerprint() }
 }
 
 fn now_seconds() -> f64 {
