@@ -91,15 +91,14 @@ impl View {
         let settings = |servers: Vec<Server>| {
             resolve::Settings::new(servers, config.limits.dns_timeout, addresses.clone())
         };
-        let resolver = match config.dns_servers {
-            Some(servers) => resolver(settings(servers), previous)?,
-            None => {
-                // The system may list servers of a family that has no egress address.
-                let usable = |server: &Server| addresses.uses(server.address().ip());
-                let servers = system_servers()?.into_iter().filter(usable).collect();
-                resolver(settings(servers), previous)?
-            }
+        let servers = if let Some(servers) = config.dns_servers {
+            servers
+        } else {
+            // The system may list servers of a family that has no egress address.
+            let usable = |server: &Server| addresses.uses(server.address().ip());
+            system_servers()?.into_iter().filter(usable).collect()
         };
+        let resolver = self::resolver(settings(servers), previous)?;
         let mut resolvers = HashMap::new();
         for (name, one) in config.resolvers {
             // One behind a tunnel is not asked directly, whatever happens.

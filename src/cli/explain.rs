@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// HOST:PORT, or the https URL that a client would ask for through HTTPS_PROXY
+    /// HOST:PORT, or the https URL that a client would ask for through `HTTPS_PROXY`
     #[arg(value_name = "URL_OR_HOST:PORT")]
     what: String,
 }
