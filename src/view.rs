@@ -98,13 +98,13 @@ impl View {
             let usable = |server: &Server| addresses.uses(server.address().ip());
             system_servers()?.into_iter().filter(usable).collect()
         };
-        let resolver = self::resolver(settings(servers), previous)?;
+        let default_resolver = resolver(settings(servers), previous)?;
         let mut resolvers = HashMap::new();
         for (name, one) in config.resolvers {
             // One behind a tunnel is not asked directly, whatever happens.
             let reachable = match one.tunnel {
                 Some(_) => None,
-                None => Some(self::resolver(settings(one.servers), previous)?),
+                None => Some(resolver(settings(one.servers), previous)?),
             };
             resolvers.insert(name, reachable);
         }
@@ -115,7 +115,7 @@ impl View {
                 direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
                 addresses,
                 scene: ArcSwap::from_pointee(Scene::default()),
-                resolver,
+                resolver: default_resolver,
                 resolvers,
                 sightings: Arc::clone(&shared.sightings),
                 metrics: Arc::clone(&shared.metrics),
