@@ -3,7 +3,7 @@
 use http::{HeaderMap, header::HOST};
 
 use crate::{
-    origin::{Authority, Host, Port},
+    origin::{Authority, Host, HostFault, Port, Scheme},
     reason::{Cause, Refusal},
     target::TargetId,
 };
@@ -18,6 +18,17 @@ pub struct Destination {
     pub authority: Authority,
     /// The target that the client names.
     pub hint: Option<TargetId>,
+    /// What is asked for there; nothing in a tunnel, whose inside is not seen.
+    pub resource: Option<Resource>,
+}
+
+/// Path and query, as they are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// The path, beginning with `/`.
+    pub path: String,
+    /// The query, which may hold credentials: sent, never shown.
+    pub query: Option<String>,
 }
 
 impl Destination {
@@ -28,14 +39,136 @@ impl Destination {
     pub fn connect(target: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
         let authority = Authority::parse(target)
             .map_err(|fault| Refusal::new(Cause::AuthorityInvalid, fault.to_string()))?;
-        host_agrees(&authority, headers)?;
-        Ok(Self { authority, hint: hint(headers)? })
+        host_agrees(&authority.host, Some(authority.port), headers)?;
+        Ok(Self { authority, hint: hint(headers)?, resource: None })
+    }
+}
+
+/// What a request that is no CONNECT asks for, before it is known whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Absolute-form: `http://host/path` or `https://host/path`.
+    Url(AskedUrl),
+    /// `/targets/{id}/{path}` on the gateway itself.
+    ById {
+        /// The target.
+        id: TargetId,
+        /// What is appended to its base URL.
+        rest: Resource,
+    },
+}
+
+/// An absolute URL as a request target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskedUrl {
+    /// As written; `http` also stands for https towards a target that has it, as clients cannot
+    /// write https in absolute-form.
+    pub scheme: Scheme,
+    /// The canonical host.
+    pub host: Host,
+    /// The port, where it was written.
+    pub port: Option<Port>,
+    /// Path and query.
+    pub resource: Resource,
+    /// The target that the client names.
+    pub hint: Option<TargetId>,
+}
+
+impl Asked {
+    /// Reads the target and the fields of a request that is no CONNECT.
+    ///
+    /// # Errors
+    /// `request_target_invalid`, `authority_invalid`, `host_not_canonical`, `host_mismatch` or
+    /// `target_header_invalid`.
+    pub fn parse(target: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
+        if target.contains('#') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let detail = "the request target holds characters that none may have";
+            return Err(Refusal::new(Cause::RequestTargetInvalid, detail));
+        }
+        if let Some(rest) = target.strip_prefix("/targets/") {
+            return by_id(rest);
+        }
+        let lower = target.get(..8).unwrap_or(target).to_ascii_lowercase();
+        let (scheme, length) = if lower.starts_with("https://") {
+            (Scheme::Https, 8)
+        } else if lower.starts_with("http://") {
+            (Scheme::Http, 7)
+        } else {
+            let detail = "the request target is neither a URL nor /targets/{id}/…";
+            return Err(Refusal::new(Cause::RequestTargetInvalid, detail));
+        };
+        let rest = target.get(length..).unwrap_or_default();
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let (host, port) = authority_of(authority)?;
+        host_agrees(&host, Some(port.unwrap_or(scheme.default_port())), headers)?;
+        Ok(Self::Url(AskedUrl { scheme, host, port, resource: resource(tail), hint: hint(headers)? }))
+    }
+}
+
+/// `{id}/{path}?{query}`, behind `/targets/`.
+fn by_id(rest: &str) -> Result<Asked, Refusal> {
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (id, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+    let Some(id) = TargetId::parse(id) else {
+        let detail = "there is no target of that id: ids are 1 to 64 of a-z, 0-9, `.`, `_`, `-`";
+        return Err(Refusal::new(Cause::TargetUnknown, detail));
+    };
+    let (path, query) = split_query(tail);
+    Ok(Asked::ById { id, rest: Resource { path: path.to_owned(), query } })
+}
+
+fn resource(tail: &str) -> Resource {
+    let (path, query) = split_query(tail);
+    Resource { path: if path.is_empty() { "/".to_owned() } else { path.to_owned() }, query }
+}
+
+fn split_query(tail: &str) -> (&str, Option<String>) {
+    match tail.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (tail, None),
+    }
+}
+
+/// Host and optional port of an absolute URL. A host that only some parsers read as an address is
+/// refused as not approved: it parses, but never as what an operator would have registered.
+fn authority_of(text: &str) -> Result<(Host, Option<Port>), Refusal> {
+    let refuse = |detail: &str| Err(Refusal::new(Cause::AuthorityInvalid, detail));
+    if text.contains('@') {
+        return refuse("userinfo before the host is not accepted");
+    }
+    if text.contains(['%', '\\']) {
+        return refuse("the host must not be percent-encoded");
+    }
+    let after_brackets = text.rfind(']').map_or(0, |at| at.saturating_add(1));
+    let tail = text.get(after_brackets..).unwrap_or_default();
+    let (host, port) = match tail.rfind(':') {
+        None => (text, None),
+        Some(colon) => {
+            let at = after_brackets.saturating_add(colon);
+            let digits = text.get(at.saturating_add(1)..).unwrap_or_default();
+            let Some(port) = Port::parse(digits) else {
+                return refuse("the port is not a number from 1 to 65535");
+            };
+            (text.get(..at).unwrap_or_default(), Some(port))
+        }
+    };
+    match Host::parse(host) {
+        Ok(host) => Ok((host, port)),
+        Err(fault @ HostFault::Number) => {
+            Err(Refusal::new(Cause::HostNotCanonical, fault.to_string()))
+        }
+        Err(fault) => refuse(&fault.to_string()),
     }
 }
 
 /// RFC 9112, section 3.2: a Host field that names another authority than the request target is how
 /// caches and virtual hosts are confused. The port may be left out of it.
-fn host_agrees(authority: &Authority, headers: &HeaderMap) -> Result<(), Refusal> {
+fn host_agrees(
+    asked: &Host,
+    asked_port: Option<Port>,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::HostMismatch, detail));
     let mut fields = headers.get_all(HOST).iter();
     let Some(field) = fields.next() else {
@@ -53,8 +186,8 @@ fn host_agrees(authority: &Authority, headers: &HeaderMap) -> Result<(), Refusal
         Some(at) => (text.get(..at), text.get(at.saturating_add(1)..).map(Port::parse)),
         None => (Some(text), None),
     };
-    let same_host = host.and_then(|host| Host::parse(host).ok()).as_ref() == Some(&authority.host);
-    let same_port = port.is_none_or(|port| port == Some(authority.port));
+    let same_host = host.and_then(|host| Host::parse(host).ok()).as_ref() == Some(asked);
+    let same_port = port.is_none_or(|port| port == asked_port);
     if same_host && same_port {
         Ok(())
     } else {

@@ -30,7 +30,7 @@ impl BaseUrl {
         let (authority, tail) = rest.split_at_checked(end).ok_or(UrlFault::Characters)?;
         let url = url::Url::parse(text).map_err(|_| UrlFault::NotAUrl)?;
         let authority = read_authority(scheme, authority, &url)?;
-        let (path, query) = read_tail(tail, &url)?;
+        let (path, query) = read_tail(tail, &url, query_allowed)?;
         if query.is_some() && !query_allowed {
             return Err(UrlFault::Query);
         }
@@ -40,6 +40,16 @@ impl BaseUrl {
     /// The path, beginning with `/`.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether a path and query are exactly these: for webhooks.
+    pub fn is_exactly(&self, path: &str, query: Option<&str>) -> bool {
+        &*self.path == path && self.query.as_deref() == query
+    }
+
+    /// The query, for the one place that sends it.
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
     }
 
     /// Whether the whole origin is meant.
@@ -127,7 +137,11 @@ fn read_host(text: &str, url: &url::Url) -> Result<Host, UrlFault> {
     }
 }
 
-fn read_tail(tail: &str, url: &url::Url) -> Result<(Box<str>, Option<Box<str>>), UrlFault> {
+fn read_tail(
+    tail: &str,
+    url: &url::Url,
+    exact: bool,
+) -> Result<(Box<str>, Option<Box<str>>), UrlFault> {
     if tail.contains('#') {
         return Err(UrlFault::Fragment);
     }
@@ -147,7 +161,7 @@ fn read_tail(tail: &str, url: &url::Url) -> Result<(Box<str>, Option<Box<str>>),
         Some("") | None => canonical,
         // For a base path `/jira/` and `/jira` own the same requests; for an exact webhook URL the
         // slash is part of the name.
-        Some(_) if tail.contains('?') => canonical,
+        Some(_) if exact => canonical,
         Some(without) => without,
     };
     Ok((trimmed.into(), url.query().map(Into::into)))

@@ -5,11 +5,13 @@
 //! dialler takes nothing else.
 
 pub mod address;
+mod redirect;
 mod rule;
 mod vet;
 
 use std::sync::Arc;
 
+pub use redirect::redirect;
 pub use rule::{RULES, Rule, Step, Verdict};
 pub use vet::{Answered, Judgement, Own, Scene, Vetted, VettedAddr, judge, vet};
 
@@ -20,6 +22,8 @@ use crate::{client::Client, destination::Destination, reason::Refusal, target::T
 pub enum Mode {
     /// An opaque tunnel.
     Connect,
+    /// A request whose path and answer the gateway sees.
+    Relay,
 }
 
 impl Mode {
@@ -27,6 +31,7 @@ impl Mode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Relay => "relay",
         }
     }
 }

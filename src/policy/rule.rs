@@ -2,8 +2,9 @@
 
 use super::{Case, Mode};
 use crate::{
+    path::{self, PathFault},
     reason::{Cause, DeploymentMode, Refusal},
-    target::{AuthStatus, Ownership},
+    target::{AuthStatus, Ownership, Scope},
 };
 
 /// One question that the policy asks.
@@ -20,6 +21,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "target_enabled", judge: target_enabled },
     Rule { name: "ownership_confirmed", judge: ownership_confirmed },
     Rule { name: "connect_allowed", judge: connect_allowed },
+    Rule { name: "path_approved", judge: path_approved },
     Rule { name: "provider_auth_done", judge: provider_auth_done },
     Rule { name: "webhook_has_secret", judge: webhook_has_secret },
 ];
@@ -46,6 +48,7 @@ fn ownership_confirmed(case: &Case<'_>) -> Result<(), Refusal> {
 fn connect_allowed(case: &Case<'_>) -> Result<(), Refusal> {
     let allowed = match case.mode {
         Mode::Connect => case.target.connect_allowed(),
+        Mode::Relay => true,
     };
     pass_if(allowed, Cause::ConnectNotAllowed, || {
         let id = &case.target.id;
@@ -54,6 +57,28 @@ fn connect_allowed(case: &Case<'_>) -> Result<(), Refusal> {
         } else {
             format!("target {id} has a base path, which CONNECT would hide from the gateway")
         }
+    })
+}
+
+/// The path lies within the base path, or is exactly the webhook's. In a tunnel there is none.
+fn path_approved(case: &Case<'_>) -> Result<(), Refusal> {
+    let Some(resource) = &case.destination.resource else {
+        return Ok(());
+    };
+    let target = case.target;
+    if target.mode == DeploymentMode::WebhookOnly {
+        let exact = target.base.is_exactly(&resource.path, resource.query.as_deref());
+        return pass_if(exact, Cause::OutsideBasePath, || {
+            format!("the URL is not exactly the one that webhook target {} approves", target.id)
+        });
+    }
+    let within = match target.scope {
+        Scope::BasePath => path::contained(target.base.path(), &resource.path, target.encoded_slash),
+        Scope::Origin => path::check(&resource.path, target.encoded_slash),
+    };
+    within.map_err(|fault| {
+        let cause = if fault == PathFault::OutsideBase { Cause::OutsideBasePath } else { Cause::PathAmbiguous };
+        Refusal::new(cause, format!("target {}: {fault}", target.id))
     })
 }
 

@@ -23,6 +23,16 @@ pub enum Failure {
     FamilyUnavailable,
     /// Closed or reset between accept and ServerHello.
     ClosedEarly,
+    /// A redirect that is not approved.
+    RedirectBlocked,
+    /// The answer is invalid or was cut short.
+    AnswerInvalid,
+    /// No answer in time.
+    NoAnswer,
+    /// The path names no target.
+    TargetUnknown,
+    /// The certificate or TLS is not valid.
+    TlsInvalid,
     /// The tunnel is down.
     TunnelDown,
     /// A webhook target has no signing secret.
@@ -85,6 +95,19 @@ impl Failure {
                 | Self::ClosedEarly,
                 WebhookOnly,
             ) => Code::WebhookEndpointUnreachable,
+            (Self::RedirectBlocked, SelfHosted) => Code::SelfHostedBaseUrlUnsafe,
+            (Self::RedirectBlocked, Cloud) => Code::ProviderBaseUrlBlocked,
+            (Self::RedirectBlocked, WebhookOnly) => Code::GenericWebhookRedirectBlocked,
+            (Self::AnswerInvalid | Self::NoAnswer, SelfHosted) => {
+                Code::SelfHostedConnectivityBlocked
+            }
+            (Self::TlsInvalid, SelfHosted) => Code::SelfHostedTlsInvalid,
+            (Self::AnswerInvalid | Self::NoAnswer | Self::TlsInvalid, Cloud) => {
+                Code::ProviderBaseUrlUnreachable
+            }
+            (Self::AnswerInvalid | Self::TlsInvalid, WebhookOnly) => Code::WebhookDeliveryFailed,
+            (Self::NoAnswer, WebhookOnly) => Code::WebhookReceiverTimeout,
+            (Self::TargetUnknown, Cloud | SelfHosted | WebhookOnly) => Code::GatewayTargetUnknown,
             (Self::TunnelDown, Cloud | SelfHosted | WebhookOnly) => {
                 Code::SelfHostedTunnelUnreachable
             }
@@ -118,14 +141,18 @@ impl Failure {
             | Self::ClientForbidden => 403,
             Self::Unauthenticated => 407,
             Self::RequestInvalid => 400,
+            Self::TargetUnknown => 404,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
             Self::NameUnresolved
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::RedirectBlocked
+            | Self::AnswerInvalid
+            | Self::TlsInvalid
             | Self::TunnelDown => 502,
-            Self::ConnectBlocked => 504,
+            Self::ConnectBlocked | Self::NoAnswer => 504,
             Self::Overloaded | Self::Draining => 503,
         }
     }
@@ -137,6 +164,8 @@ impl Failure {
             | Self::ConnectBlocked
             | Self::ConnectRefused
             | Self::ClosedEarly
+            | Self::AnswerInvalid
+            | Self::NoAnswer
             | Self::TunnelDown
             | Self::HeadTimeout
             | Self::Overloaded
@@ -145,6 +174,9 @@ impl Failure {
             | Self::ForbiddenAddress
             | Self::PrivateAddress
             | Self::FamilyUnavailable
+            | Self::RedirectBlocked
+            | Self::TargetUnknown
+            | Self::TlsInvalid
             | Self::SecretMissing
             | Self::ProviderAuth
             | Self::Unauthenticated
@@ -166,6 +198,11 @@ impl Failure {
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::RedirectBlocked
+            | Self::AnswerInvalid
+            | Self::NoAnswer
+            | Self::TargetUnknown
+            | Self::TlsInvalid
             | Self::TunnelDown
             | Self::SecretMissing
             | Self::ProviderAuth
@@ -185,9 +222,14 @@ impl Failure {
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::AnswerInvalid
+            | Self::NoAnswer
+            | Self::TlsInvalid
             | Self::ForbiddenAddress
             | Self::PrivateAddress => Owner::Provider,
             Self::NotApproved
+            | Self::RedirectBlocked
+            | Self::TargetUnknown
             | Self::TunnelDown
             | Self::SecretMissing
             | Self::ProviderAuth
@@ -287,6 +329,12 @@ causes! {
     HostMismatch = "host_mismatch", RequestInvalid, Product, "http_request_error",
         "The Host field names another authority than the request target.",
         "Send the same host and port in Host and in the request target.";
+    TargetUnknown = "target_unknown", TargetUnknown, Product, "http_request_error",
+        "The path /targets/{id} names a target that does not exist.",
+        "Use the id of a registered target.";
+    GatewayHostInvalid = "gateway_host_invalid", RequestInvalid, Product, "http_request_error",
+        "Without clients configured, /targets/{id} is served under an IP literal or localhost only, as a web page could otherwise reach it.",
+        "Address the gateway as 127.0.0.1 or localhost, or configure clients.";
     TargetHeaderInvalid = "target_header_invalid", RequestInvalid, Product, "http_request_error",
         "X-WebRiskOps-Target is repeated or is not a target id.",
         "Send X-WebRiskOps-Target once, with the id of a target.";
@@ -319,6 +367,15 @@ causes! {
     ProviderAuthRequired = "provider_auth_required", ProviderAuth, Product, "http_request_denied",
         "The provider's own authorisation step is not done.",
         "Finish the provider's authorisation for this target, then set auth_status to connected.";
+    OutsideBasePath = "outside_base_path", NotApproved, Product, "http_request_denied",
+        "The path is not within the target's base path, or not exactly the webhook's URL.",
+        "Ask for a path below the target's base_url, or register the path as a target of its own.";
+    PathAmbiguous = "path_ambiguous", NotApproved, Product, "http_request_denied",
+        "The path holds dot segments, encoded separators or the like, which servers read differently.",
+        "Send the path in its plain form, as the detail says.";
+    HostNotCanonical = "host_not_canonical", NotApproved, Product, "http_request_denied",
+        "The host is a number that only some parsers read as an IPv4 address.",
+        "Write the address as a plain dotted quad, and register it as a target.";
     // rule 3: the credential
     SigningSecretMissing = "signing_secret_missing", SecretMissing, Product, "http_request_denied",
         "A webhook target has no signing secret.",
@@ -398,6 +455,22 @@ causes! {
     ResetBeforeServerHello = "reset_before_server_hello", ClosedEarly, Customer, "connection_terminated",
         "The far side accepted the connection and closed it at once.",
         "Add {egress_ip} to the allowlist of the target's firewall, load balancer or application.";
+    // the relay
+    ResponseTimeout = "response_timeout", NoAnswer, Customer, "http_response_timeout",
+        "The target gave no answer within limits.response_timeout.",
+        "See why the target is slow; the request may have been carried out.";
+    ResponseInvalid = "response_invalid", AnswerInvalid, Customer, "http_protocol_error",
+        "The target's answer is not valid HTTP.",
+        "Look at what listens on the target's host and port.";
+    ResponseIncomplete = "response_incomplete", AnswerInvalid, Customer, "http_response_incomplete",
+        "The target closed the connection before its answer was complete.",
+        "Read the target's log for this request; it may have been carried out.";
+    RequestBodyBroken = "request_body_broken", RequestInvalid, Product, "http_request_error",
+        "The request's body ended early or was not framed as it should be.",
+        "Send the whole body, as its framing announces.";
+    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
+        "The target redirects to a place that is not approved.",
+        "Approve the place in the target's redirects, or correct its base_url.";
     // inside a CONNECT tunnel
     SniMismatch = "sni_mismatch", NotApproved, Product, "http_request_denied",
         "The TLS server name inside the tunnel is not the host that was asked for.",

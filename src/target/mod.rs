@@ -78,6 +78,18 @@ impl Target {
         }
     }
 
+    /// Whether a path is one that this target approves: within its base path, or for a webhook
+    /// exactly its URL.
+    pub fn holds(&self, path: &str, query: Option<&str>) -> bool {
+        match (self.mode, self.scope) {
+            (DeploymentMode::WebhookOnly, _) => self.base.is_exactly(path, query),
+            (DeploymentMode::Cloud | DeploymentMode::SelfHosted, Scope::Origin) => true,
+            (DeploymentMode::Cloud | DeploymentMode::SelfHosted, Scope::BasePath) => {
+                crate::path::contained(self.base.path(), path, self.encoded_slash).is_ok()
+            }
+        }
+    }
+
     /// What a refusal says of this target; `egress` are the addresses calls leave from.
     pub fn about(&self, egress: &[std::net::IpAddr]) -> About {
         let listed = |ip: &std::net::IpAddr| self.allowlist.iter().any(|net| net.contains(ip));

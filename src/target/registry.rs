@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use super::{Ownership, Target, TargetId};
 use crate::{
-    origin::Authority,
+    destination::AskedUrl,
+    origin::{Authority, Port, Scheme},
     reason::{Cause, Refusal},
 };
 
@@ -69,18 +70,11 @@ impl Registry {
         hint: Option<&TargetId>,
         preferred: impl Fn(&Target) -> bool,
     ) -> Result<&Arc<Target>, Refusal> {
-        let owners = self.by_authority.get(authority).map_or(&[][..], |owners| owners);
+        let owners = self.owners(authority);
         if let Some(id) = hint {
-            return owners.iter().find(|target| target.id == *id).ok_or_else(|| {
-                if self.by_id.contains_key(id) {
-                    let detail = format!("target {id} does not own {authority}");
-                    Refusal::new(Cause::TargetMismatch, detail)
-                } else {
-                    Refusal::new(Cause::NoTarget, format!("there is no target {id}"))
-                }
-            });
+            let named = owners.iter().find(|target| target.id == *id);
+            return named.ok_or_else(|| self.not_the_owner(id, authority));
         }
-        let usable = |target: &Target| target.enabled && target.ownership == Ownership::Confirmed;
         let mut candidates = owners.iter().filter(|target| usable(target)).peekable();
         let Some(first) = candidates.peek().copied() else {
             return owners.first().ok_or_else(|| {
@@ -93,6 +87,71 @@ impl Registry {
         }
         Ok(candidates.find(|target| preferred(target)).unwrap_or(first))
     }
+
+    /// The target that owns a URL: scheme, host, port, and the longest base path that holds the
+    /// path. `http` also finds targets that are https, as clients cannot write https in
+    /// absolute-form; without a port it then means their default one.
+    ///
+    /// A target whose base path does not hold the path is found where no other is, so that the
+    /// rules can say what is wrong.
+    ///
+    /// # Errors
+    /// `no_target`, `target_mismatch` or `ambiguous_target`.
+    pub fn owner_of_url(
+        &self,
+        asked: &AskedUrl,
+        preferred: impl Fn(&Target) -> bool,
+    ) -> Result<&Arc<Target>, Refusal> {
+        let authority = |port| Authority { host: asked.host.clone(), port };
+        let written = authority(asked.port.unwrap_or(asked.scheme.default_port()));
+        let mut owners: SmallVec<[&Arc<Target>; 4]> = SmallVec::new();
+        let scheme = |target: &Target| target.base.origin.scheme;
+        owners.extend(self.owners(&written).iter().filter(|target| match asked.scheme {
+            Scheme::Https => scheme(target) == Scheme::Https,
+            Scheme::Http => asked.port.is_some() || scheme(target) == Scheme::Http,
+        }));
+        if asked.scheme == Scheme::Http && asked.port.is_none() {
+            let upgraded = self.owners(&authority(Port::HTTPS));
+            owners.extend(upgraded.iter().filter(|target| scheme(target) == Scheme::Https));
+        }
+        if let Some(id) = &asked.hint {
+            let named = owners.into_iter().find(|target| target.id == *id);
+            return named.ok_or_else(|| self.not_the_owner(id, &written));
+        }
+        let Some(any) = owners.first().copied() else {
+            return Err(Refusal::new(Cause::NoTarget, format!("no target owns {written}")));
+        };
+        owners.retain(|target| usable(target));
+        let holds = |target: &Target| target.holds(&asked.resource.path, asked.resource.query.as_deref());
+        let longest = owners.iter().filter(|target| holds(target)).map(|t| t.base.path().len()).max();
+        let Some(longest) = longest else {
+            return Ok(owners.first().copied().unwrap_or(any));
+        };
+        owners.retain(|target| holds(target) && target.base.path().len() == longest);
+        let first = owners.first().copied().unwrap_or(any);
+        if owners.iter().any(|other| other.network != first.network) {
+            let detail = format!("several targets with different network rules own {written}");
+            return Err(Refusal::new(Cause::AmbiguousTarget, detail));
+        }
+        Ok(owners.into_iter().find(|target| preferred(target)).unwrap_or(first))
+    }
+
+    fn owners(&self, authority: &Authority) -> &[Arc<Target>] {
+        self.by_authority.get(authority).map_or(&[][..], |owners| owners)
+    }
+
+    fn not_the_owner(&self, id: &TargetId, authority: &Authority) -> Refusal {
+        if self.by_id.contains_key(id) {
+            let detail = format!("target {id} does not own {authority}");
+            Refusal::new(Cause::TargetMismatch, detail)
+        } else {
+            Refusal::new(Cause::NoTarget, format!("there is no target {id}"))
+        }
+    }
+}
+
+fn usable(target: &Target) -> bool {
+    target.enabled && target.ownership == Ownership::Confirmed
 }
 
 #[cfg(test)]

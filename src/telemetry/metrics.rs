@@ -174,12 +174,17 @@ const fn is_violation(cause: Cause) -> bool {
         | Failure::PrivateAddress
         | Failure::SecretMissing
         | Failure::ProviderAuth
+        | Failure::RedirectBlocked
         | Failure::ClientForbidden => true,
         Failure::NameUnresolved
         | Failure::ConnectBlocked
         | Failure::ConnectRefused
         | Failure::FamilyUnavailable
         | Failure::ClosedEarly
+        | Failure::AnswerInvalid
+        | Failure::NoAnswer
+        | Failure::TargetUnknown
+        | Failure::TlsInvalid
         | Failure::TunnelDown
         | Failure::Unauthenticated
         | Failure::RequestInvalid
