@@ -1,6 +1,10 @@
 //! Carrying what was permitted.
 
+pub mod body;
 pub mod client_hello;
 pub mod connect;
+pub mod fields;
 pub mod linger;
+pub mod pool;
 pub mod pump;
+pub mod upstream;

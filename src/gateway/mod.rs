@@ -1,5 +1,7 @@
 //! The gateway: one request, from what the client asked to the record of how it ended.
 
+mod relay;
+
 use std::{
     net::IpAddr,
     sync::{
@@ -8,15 +10,20 @@ use std::{
     },
 };
 
+pub use relay::RelayRequest;
+
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use tokio::{net::TcpStream, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     client::Client,
     destination::Destination,
-    forward::connect::{ClientStream, Terms, tunnel},
+    forward::{
+        connect::{ClientStream, Terms, tunnel},
+        upstream::Upstreams,
+    },
     policy::{self, Mode},
     problem::Problem,
     reason::{Cause, Refusal},
@@ -38,6 +45,7 @@ pub struct Gateway {
     pub draining: AtomicBool,
     /// Cancelled when tunnels may not go on any longer.
     pub cut: CancellationToken,
+    upstreams: Upstreams,
     by_client: Arc<Slots<String>>,
     by_target: Arc<Slots<TargetId>>,
 }
@@ -75,12 +83,13 @@ pub struct Opened {
 
 impl Gateway {
     /// A gateway with its first configuration.
-    pub fn new(view: View, metrics: Arc<Metrics>) -> Self {
+    pub fn new(view: View, metrics: Arc<Metrics>, tasks: &TaskTracker) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
             metrics,
             draining: AtomicBool::new(false),
             cut: CancellationToken::new(),
+            upstreams: Upstreams::new(tasks.clone()),
             by_client: Slots::new(),
             by_target: Slots::new(),
         }

@@ -1,0 +1,211 @@
+//! Bodies on their way: counted, timed, and never ended cleanly when they broke.
+
+use std::{
+    error::Error,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+/// What a body fails with. The text goes to the log at most.
+pub type BodyError = Box<dyn Error + Send + Sync>;
+
+/// How much of a request's body has gone out, and when it last moved.
+#[derive(Debug)]
+pub struct Progress {
+    began: Instant,
+    bytes: AtomicU64,
+    last_ms: AtomicU64,
+}
+
+impl Progress {
+    /// Nothing has gone out yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            bytes: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time since the last byte went out, or since the beginning.
+    pub fn quiet_for(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(last)
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(elapsed, Ordering::Relaxed);
+    }
+}
+
+/// A request's body: as it streams in from the client, or whole where it had to be signed.
+#[derive(Debug)]
+pub struct RequestBody {
+    kind: Kind,
+    progress: Arc<Progress>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Streaming(Incoming),
+    Whole(Full<Bytes>),
+}
+
+impl RequestBody {
+    /// A body that is passed on as it comes.
+    pub fn streaming(body: Incoming, progress: &Arc<Progress>) -> Self {
+        Self { kind: Kind::Streaming(body), progress: Arc::clone(progress) }
+    }
+
+    /// A body that has been read whole.
+    pub fn whole(body: Bytes, progress: &Arc<Progress>) -> Self {
+        Self { kind: Kind::Whole(Full::new(body)), progress: Arc::clone(progress) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = match &mut self.kind {
+            Kind::Streaming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.progress.moved(frame.data_ref().map_or(0, Bytes::remaining));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Streaming(body) => body.is_end_stream(),
+            Kind::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Streaming(body) => body.size_hint(),
+            Kind::Whole(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What is told of an answer's body as it flows.
+pub trait Watch: Send + Unpin + 'static {
+    /// Bytes went to the client.
+    fn moved(&mut self, bytes: usize);
+    /// The body came to its end.
+    fn ended(&mut self);
+    /// The target broke off, or fell silent.
+    fn broke(&mut self, word: &'static str);
+}
+
+/// An answer's body: the target's, watched, or one of the gateway's own.
+pub struct ResponseBody {
+    kind: Answer,
+}
+
+enum Answer {
+    Own(Full<Bytes>),
+    Targets { body: Incoming, watch: Box<dyn Watch>, idle: Duration, timer: Pin<Box<Sleep>> },
+}
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+impl ResponseBody {
+    /// A body of the gateway's own.
+    pub fn own(body: Full<Bytes>) -> Self {
+        Self { kind: Answer::Own(body) }
+    }
+
+    /// The target's body; it may fall silent for `idle`.
+    pub fn of_target(body: Incoming, watch: Box<dyn Watch>, idle: Duration) -> Self {
+        let timer = Box::pin(tokio::time::sleep(idle));
+        let mut watch = watch;
+        if body.is_end_stream() {
+            watch.ended();
+        }
+        Self { kind: Answer::Targets { body, watch, idle, timer } }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (body, watch, idle, timer) = match &mut self.kind {
+            Answer::Own(body) => return Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Answer::Targets { body, watch, idle, timer } => (body, watch, *idle, timer),
+        };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                watch.moved(frame.data_ref().map_or(0, Bytes::remaining));
+                if let Some(later) = Instant::now().checked_add(idle) {
+                    timer.as_mut().reset(later);
+                }
+                if body.is_end_stream() {
+                    watch.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                watch.broke("response_incomplete");
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                watch.ended();
+                Poll::Ready(None)
+            }
+            Poll::Pending if timer.as_mut().poll(cx).is_ready() => {
+                watch.broke("idle_timeout");
+                Poll::Ready(Some(Err("the target fell silent".into())))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Answer::Own(body) => body.is_end_stream(),
+            Answer::Targets { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Answer::Own(body) => body.size_hint(),
+            Answer::Targets { body, .. } => body.size_hint(),
+        }
+    }
+}

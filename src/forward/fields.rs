@@ -1,0 +1,132 @@
+//! Header fields that belong to one hop, to the gateway, or to somebody who might forge them.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+};
+
+use crate::destination::TARGET_FIELD;
+
+/// Fields of one hop, whether `Connection` names them or not (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields that a `Connection` field cannot take away: without them the message would mean something
+/// else to the next hop.
+const NOT_NAMED: [HeaderName; 5] =
+    [HOST, http::header::CONTENT_LENGTH, TRAILER, http::header::AUTHORIZATION, http::header::COOKIE];
+
+/// Makes the fields of a client's request those of the gateway's own towards the target.
+/// `Authorization` passes untouched, nothing is added.
+pub fn clean_request(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(TARGET_FIELD);
+    headers.remove(HOST);
+    remove_prefixed(headers, "proxy-");
+}
+
+/// Makes the fields of a target's answer those of the gateway's own towards the client. What only
+/// the gateway may say is dropped, so that it cannot be forged.
+pub fn clean_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    remove_prefixed(headers, "x-webriskops-");
+    remove_prefixed(headers, "proxy-");
+}
+
+/// The protocol that a request, or the answer to it, upgrades to.
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = connection_names(headers).any(|name| name == UPGRADE);
+    headers.get(UPGRADE).filter(|_| asked).cloned()
+}
+
+/// Puts back what an upgrade needs on this hop.
+pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<_> =
+        connection_names(headers).filter(|name| !NOT_NAMED.contains(name)).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+}
+
+fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
+    let named: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+        let parse = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.iter().map(parse) {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_or_to_the_proxy_does_not_reach_the_target() {
+        let mut headers = fields(&[
+            ("connection", "close, X-Secret ,keep-alive"), ("connection", "x-other"), ("x-secret", "1"), ("x-other", "1"),
+            ("keep-alive", "5"), ("te", "trailers"), ("upgrade", "h2c"), ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "Basic x"), ("proxy-connection", "keep-alive"), ("proxy-foo", "1"),
+            ("x-webriskops-target", "a"), ("host", "evil"), ("authorization", "Bearer t"), ("accept", "*/*"),
+            ("x-webriskops-event", "e"), ("cookie", "a=b"), ("trailer", "x-sum"),
+        ]);
+        clean_request(&mut headers);
+        assert_eq!(names(&headers), ["accept", "authorization", "cookie", "trailer", "x-webriskops-event"]);
+    }
+
+    #[test]
+    fn connection_cannot_nominate_what_gives_the_message_its_meaning() {
+        let mut headers = fields(&[("connection", "authorization, cookie, content-length, host"), ("authorization", "x"), ("cookie", "c"), ("content-length", "3")]);
+        clean_request(&mut headers);
+        assert_eq!(names(&headers), ["authorization", "content-length", "cookie"]);
+    }
+
+    #[test]
+    fn a_target_cannot_speak_for_the_gateway() {
+        let mut headers = fields(&[
+            ("x-webriskops-reason", "X"), ("x-webriskops-replayed", "true"), ("proxy-status", "egress-gateway"),
+            ("proxy-authenticate", "Basic"), ("connection", "x-a"), ("x-a", "1"), ("server", "nginx"), ("location", "/x"),
+        ]);
+        clean_response(&mut headers);
+        assert_eq!(names(&headers), ["location", "server"]);
+    }
+
+    #[test]
+    fn an_upgrade_is_one_only_when_connection_says_so() {
+        assert!(upgrade(&fields(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])).is_some());
+        assert!(upgrade(&fields(&[("upgrade", "websocket")])).is_none());
+        assert!(upgrade(&fields(&[("connection", "upgrade")])).is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Open connections to targets that wait for another request.
+//!
+//! A connection is found again only by the same target, at the same vetted address, under the same
+//! configuration: never by another target of the same host, and not after a reload. The name is
+//! resolved and vetted for every request, so that a connection to an address that is no longer
+//! vetted is never found; it is dropped at the next look.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper::client::conn::{http1, http2};
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+use crate::{policy::VettedAddr, target::TargetId};
+
+/// How long a connection may wait. Below the keep-alive of common servers (nginx 75 s, Apache 5 s
+/// announce theirs by closing), so that few requests meet one that is just being closed.
+const IDLE_MAX: Duration = Duration::from_secs(55);
+
+/// Connections of one target that may wait.
+const IDLE_PER_TARGET_MAX: usize = 64;
+
+/// Something that sends requests over an open connection.
+#[derive(Debug)]
+pub enum Sender {
+    /// One request at a time.
+    Http1(http1::SendRequest<RequestBody>),
+    /// Many; shared by cloning.
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    address: SocketAddr,
+    generation: u64,
+    since: Instant,
+    sender: Sender,
+}
+
+/// All waiting connections.
+#[derive(Debug, Default)]
+pub struct Pool {
+    by_target: Mutex<HashMap<TargetId, Vec<Idle>>>,
+}
+
+impl Pool {
+    /// A connection of the target to one of the vetted addresses. Those of the target that can
+    /// never be used again are dropped on the way.
+    pub fn take(&self, target: &TargetId, vetted: &[VettedAddr], generation: u64) -> Option<(SocketAddr, Sender)> {
+        let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = by_target.get_mut(target)?;
+        idle.retain(|one| {
+            one.generation == generation
+                && vetted.iter().any(|vetted| vetted.addr() == one.address)
+                && one.since.elapsed() < IDLE_MAX
+                && !one.sender.is_closed()
+        });
+        // The one used last: the others get old and are closed, as the load allows.
+        let found = match idle.last().map(|one| &one.sender) {
+            None => None,
+            Some(Sender::Http2(shared)) => {
+                let shared = Sender::Http2(shared.clone());
+                idle.last().map(|one| (one.address, shared))
+            }
+            Some(Sender::Http1(_)) => idle.pop().map(|one| (one.address, one.sender)),
+        };
+        if idle.is_empty() {
+            by_target.remove(target);
+        }
+        found
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn put(&self, target: &TargetId, address: SocketAddr, generation: u64, sender: Sender) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = by_target.entry(target.clone()).or_default();
+        if idle.len() < IDLE_PER_TARGET_MAX {
+            idle.push(Idle { address, generation, since: Instant::now(), sender });
+        }
+    }
+
+    /// Drops what has waited too long, or belongs to another configuration.
+    pub fn sweep(&self, generation: u64) {
+        let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        by_target.retain(|_, idle| {
+            idle.retain(|one| {
+                one.generation == generation
+                    && one.since.elapsed() < IDLE_MAX
+                    && !one.sender.is_closed()
+            });
+            !idle.is_empty()
+        });
+    }
+}

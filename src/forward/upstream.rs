@@ -1,0 +1,284 @@
+//! One request over one connection to a target: found in the pool, or made.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Request, Response, Uri, header::HOST};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+    rt::Executor,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    body::{Progress, RequestBody},
+    pool::{Pool, Sender},
+};
+use crate::{
+    egress::{Egress, Pinned, Stream},
+    origin::Origin,
+    reason::{Cause, Refusal},
+    record::Record,
+    target::Target,
+    tls::Alpn,
+};
+
+/// Connections to targets, and the tasks that drive them.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    pool: Arc<Pool>,
+    tasks: TaskTracker,
+}
+
+/// A request for a target, and everything that is decided about its way.
+#[derive(Debug)]
+pub struct Errand<'a> {
+    /// The way out.
+    pub egress: &'a Egress,
+    /// Whose it is.
+    pub target: &'a Target,
+    /// Where it goes.
+    pub pinned: &'a Pinned,
+    /// The configuration that decided.
+    pub generation: u64,
+    /// Whether the request asks for another protocol: then only HTTP/1.1 on a connection of its own.
+    pub upgrades: bool,
+    /// `limits.response_timeout`.
+    pub response_timeout: Duration,
+}
+
+/// The head of an answer, and the connection it came over.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer; its body is still to come.
+    pub response: Response<Incoming>,
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// To be kept for the next request once the body has ended.
+    pub sender: Sender,
+}
+
+/// Longest head of an answer, in bytes.
+const HEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a stream that a target may send before the client has taken any.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
+impl Upstreams {
+    /// No connections yet.
+    pub fn new(tasks: TaskTracker) -> Self {
+        Self { pool: Arc::default(), tasks }
+    }
+
+    /// The pool, to give a connection back to.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// A connection out of the pool may be closed by the target in the very moment it is used. Only
+    /// where nothing of the request had left is it sent again, on a new connection.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn send(
+        &self,
+        errand: &Errand<'_>,
+        mut request: Request<RequestBody>,
+        progress: &Progress,
+        record: &mut Record,
+    ) -> Result<Answered, Refusal> {
+        let target = errand.target;
+        if !errand.upgrades {
+            while let Some((address, sender)) =
+                self.pool.take(&target.id, errand.pinned.vetted().addresses(), errand.generation)
+            {
+                record.pinned = Some(address);
+                match attempt(errand, address, sender, request, progress).await {
+                    Ok(answered) => return Ok(answered),
+                    Err(Failed::Unsent(unsent)) => request = unsent,
+                    Err(Failed::Refused(refusal)) => return Err(refusal),
+                }
+            }
+        }
+        let (address, sender) = self.open(errand, record).await?;
+        match attempt(errand, address, sender, request, progress).await {
+            Ok(answered) => Ok(answered),
+            Err(Failed::Refused(refusal)) => Err(refusal),
+            Err(Failed::Unsent(_)) => {
+                let detail = format!("{address} closed the connection before the request was sent");
+                Err(Refusal::new(Cause::ResponseIncomplete, detail))
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        errand: &Errand<'_>,
+        record: &mut Record,
+    ) -> Result<(SocketAddr, Sender), Refusal> {
+        let upstream = errand.egress.connect(errand.pinned, record).await?;
+        let address = upstream.address;
+        let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Both };
+        let secured = errand.egress.secure(upstream, errand.target, alpn, record).await?;
+        let failed = |error: hyper::Error| {
+            Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
+        };
+        let sender = if secured.http2 {
+            self.open_http2(secured.stream).await.map_err(failed)?
+        } else {
+            self.open_http1(secured.stream).await.map_err(failed)?
+        };
+        Ok((address, sender))
+    }
+
+    async fn open_http1(&self, stream: Stream) -> hyper::Result<Sender> {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a target ended with an error");
+            }
+        });
+        Ok(Sender::Http1(sender))
+    }
+
+    async fn open_http2(&self, stream: Stream) -> hyper::Result<Sender> {
+        let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4))
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .handshake(TokioIo::new(stream))
+            .await?;
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
+            }
+        });
+        Ok(Sender::Http2(sender))
+    }
+}
+
+/// Runs hyper's own tasks under the tracker.
+#[derive(Clone)]
+struct Spawn(TaskTracker);
+
+impl<F> Executor<F> for Spawn
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+enum Failed {
+    /// Nothing of it had left.
+    Unsent(Request<RequestBody>),
+    Refused(Refusal),
+}
+
+/// How long a connection out of the pool may take to say that it is ready.
+const READY_TIMEOUT: Duration = Duration::from_millis(20);
+
+async fn attempt(
+    errand: &Errand<'_>,
+    address: SocketAddr,
+    mut sender: Sender,
+    mut request: Request<RequestBody>,
+    progress: &Progress,
+) -> Result<Answered, Failed> {
+    let origin = &errand.target.base.origin;
+    let sent = match &mut sender {
+        Sender::Http1(http1) => {
+            if !matches!(tokio::time::timeout(READY_TIMEOUT, http1.ready()).await, Ok(Ok(()))) {
+                return Err(Failed::Unsent(request));
+            }
+            address_http1(&mut request, origin);
+            in_time(errand, progress, http1.try_send_request(request)).await
+        }
+        Sender::Http2(http2) => {
+            if !matches!(tokio::time::timeout(READY_TIMEOUT, http2.ready()).await, Ok(Ok(()))) {
+                return Err(Failed::Unsent(request));
+            }
+            address_http2(&mut request, origin);
+            in_time(errand, progress, http2.try_send_request(request)).await
+        }
+    };
+    match sent {
+        Some(Ok(response)) => Ok(Answered { response, address, sender }),
+        Some(Err(mut error)) => Err(match error.take_message() {
+            Some(unsent) => Failed::Unsent(unsent),
+            None => Failed::Refused(refusal(address, error.error())),
+        }),
+        None => {
+            let limit = errand.response_timeout;
+            let detail = format!("{address} gave no answer within {limit:?}");
+            Err(Failed::Refused(Refusal::new(Cause::ResponseTimeout, detail)))
+        }
+    }
+}
+
+/// Waits for the head of the answer, but not longer than the limit after the last byte that went
+/// out: a long upload is no slow answer. `None` when the time is up.
+async fn in_time(
+    errand: &Errand<'_>,
+    progress: &Progress,
+    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+    let mut sent = std::pin::pin!(sent);
+    loop {
+        let rest = errand.response_timeout.saturating_sub(progress.quiet_for());
+        if rest.is_zero() {
+            return None;
+        }
+        if let Ok(answer) = tokio::time::timeout(rest, &mut sent).await {
+            return Some(answer);
+        }
+    }
+}
+
+/// Origin-form, with the target's own `Host` (RFC 9112, section 3.2.1).
+fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
+    *request.version_mut() = http::Version::HTTP_11;
+    if let Ok(host) = HeaderValue::from_str(&authority(origin)) {
+        request.headers_mut().insert(HOST, host);
+    }
+}
+
+/// `:scheme`, `:authority` and `:path` (RFC 9113, section 8.3.1).
+fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
+    *request.version_mut() = http::Version::HTTP_2;
+    request.headers_mut().remove(HOST);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = format!("{}://{}{path}", origin.scheme.as_str(), authority(origin));
+    if let Ok(uri) = uri.parse::<Uri>() {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn authority(origin: &Origin) -> String {
+    let authority = &origin.authority;
+    if authority.port == origin.scheme.default_port() {
+        authority.host.to_string()
+    } else {
+        authority.to_string()
+    }
+}
+
+fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {
+    let cause = if error.is_user() {
+        Cause::RequestBodyBroken
+    } else if error.is_parse() || error.is_parse_too_large() {
+        Cause::ResponseInvalid
+    } else {
+        Cause::ResponseIncomplete
+    };
+    Refusal::new(cause, format!("{address}: {error}"))
+}
