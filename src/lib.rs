@@ -34,8 +34,13 @@ pub mod server;
 // beside the way
 pub mod admin;
 pub mod config;
+pub mod explain;
 pub mod sightings;
 pub mod slots;
 pub mod store;
 pub mod telemetry;
 pub mod view;
+
+// the program
+pub mod cli;
+pub mod lifecycle;
