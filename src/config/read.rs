@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Longest time that can be set: beyond a month, a limit is none, and clocks run out of range.
-const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const DURATION_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// Smallest head that HTTP implementations can be held to, in bytes: what hyper reads at least.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -65,12 +65,13 @@ pub(super) fn egress(mut fields: Fields<'_>) -> Egress {
 
 /// The addresses of a listener.
 pub(super) fn listen(fields: &mut Fields<'_>, default: SocketAddr) -> Vec<SocketAddr> {
+    let before = fields.problem_count();
     let listen = fields.list("listen", |text| {
         text.parse::<SocketAddr>()
             .map_err(|_| format!("{text:?} is not an address and port, such as {default}"))
     });
     let Some(listen) = listen else { return vec![default] };
-    if listen.is_empty() {
+    if listen.is_empty() && fields.problem_count() == before {
         fields.problem("listen", format!("list at least one address and port, such as {default}"));
     }
     listen
@@ -143,7 +144,7 @@ pub(super) fn resolvers(root: &mut Fields<'_>) -> BTreeMap<String, ResolverSetti
 pub(super) fn policy(mut fields: Fields<'_>) -> Policy {
     let policy = Policy {
         require_current_check: fields.flag("require_current_check", true),
-        check_ttl: duration(&mut fields, "check_ttl", Duration::from_secs(15 * 60)),
+        check_ttl: duration(&mut fields, "check_ttl", Duration::from_mins(15)),
         deny: fields.list("deny", parse_net).unwrap_or_default(),
         allow_loopback: fields.flag("allow_loopback", false),
     };

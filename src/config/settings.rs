@@ -159,8 +159,8 @@ impl Default for Limits {
             dns_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(10 * 60),
+            response_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(10),
             drain_timeout: Duration::from_secs(30),
             max_header_bytes: 64 << 10,
             max_signed_body: 5 << 20,
@@ -191,4 +191,11 @@ pub struct Telemetry {
     pub log: LogFormat,
 }
 
-pub use crate::telemetry::LogFormat;
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// An object a line, for machines.
+    Json,
+    /// For people.
+    Pretty,
+}
