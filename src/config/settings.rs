@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::{store_url::StoreUrl, tunnel::Tunnel};
 use crate::{
-    client::ClientSettings, resolve::Server, secret::Secret, server::tls::ServerTls, target::Target,
+    admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
+    server::tls::ServerTls, target::Target, telemetry::LogFormat,
 };
 
 /// Everything that is configured (contract, section 3). Printing it shows no secret.
@@ -71,29 +72,9 @@ pub struct Admin {
     /// `127.0.0.1:9128`.
     pub listen: Vec<SocketAddr>,
     /// Who may use `/v1`. Default empty: whoever reaches the listener, which is then on loopback.
-    pub tokens: Vec<AdminToken>,
+    pub tokens: Vec<Token>,
     /// Names accepted in `Host` besides `localhost`, in lower case. Default: none.
-    pub hosts: Vec<String>,
-}
-
-/// A bearer token of the admin API.
-#[derive(Clone, Debug)]
-pub struct AdminToken {
-    /// Its name in log lines.
-    pub name: String,
-    /// What it may do.
-    pub role: Role,
-    /// The token.
-    pub token: Secret,
-}
-
-/// What an admin token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// See everything but credentials.
-    Read,
-    /// That, and change targets and credentials, and run checks.
-    Operate,
+    pub hosts: Vec<Host>,
 }
 
 /// An approved private resolver.
@@ -189,13 +170,4 @@ pub struct Store {
 pub struct Telemetry {
     /// Form of the log on standard error. Default [`LogFormat::Json`].
     pub log: LogFormat,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// An object a line, for machines.
-    Json,
-    /// For people.
-    Pretty,
 }
