@@ -33,7 +33,7 @@ pub struct Sighting {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not a URL of a store that this version has.
-    #[error("store.url is not a SQLite URL such as sqlite:state/gateway.db")]
+    #[error("this version keeps its state in SQLite; write a URL such as sqlite:state/gateway.db")]
     Url,
     /// The folder of the database cannot be made.
     #[error("cannot make the folder of the database: {0}")]
