@@ -82,8 +82,8 @@ impl H2 {
 
 impl H2Tunnel {
     /// Sends.
-    pub(crate) fn send(&mut self, bytes: &'static [u8]) {
-        self.up.send_data(Bytes::from_static(bytes), false).unwrap();
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.up.send_data(Bytes::copy_from_slice(bytes.as_ref()), false).unwrap();
     }
 
     /// Finishes this direction.
