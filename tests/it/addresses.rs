@@ -154,11 +154,10 @@ fn approving_one_private_address_opens_no_other() {
                 .map(|text| text.parse().unwrap())
                 .into();
         lab.dns.addresses("acme.example", &[PRIVATE]);
-        let mut config =
-            lab.config().self_hosted_with("acme", "https://acme.example", fields).self_hosted(
-                "plain",
-                "https://plain.example",
-            );
+        let mut config = lab
+            .config()
+            .self_hosted_with("acme", "https://acme.example", fields)
+            .self_hosted("plain", "https://plain.example");
         lab.dns.addresses("plain.example", &[PRIVATE]);
         for (number, other) in others.iter().enumerate() {
             let name = format!("o{number}.example");

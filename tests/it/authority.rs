@@ -110,7 +110,9 @@ fn a_name_longer_than_dns_allows_is_refused() {
         let label = "a".repeat(63);
         for name in [vec![label.as_str(); 4].join("."), vec!["a"; 5000].join(".")] {
             let reply = gateway.connect(&format!("{name}:443")).await.reply;
-            gateway.assert_refused(&reply, (400, "GATEWAY_REQUEST_INVALID", "authority_invalid")).await;
+            gateway
+                .assert_refused(&reply, (400, "GATEWAY_REQUEST_INVALID", "authority_invalid"))
+                .await;
         }
         assert_eq!(lab.dns.asked().len(), 0);
     });
@@ -134,7 +136,13 @@ fn a_host_field_at_odds_with_the_authority_is_refused() {
     lab::run(async |lab| {
         let receiver = Receiver::echo((PUBLIC, 443));
         let gateway = lab.gateway(&config(&lab)).await;
-        for host in ["evil.example:443", "evil.example", "allowed.example:80", "", "allowed.example:443, evil.example"] {
+        for host in [
+            "evil.example:443",
+            "evil.example",
+            "allowed.example:80",
+            "",
+            "allowed.example:443, evil.example",
+        ] {
             let head = format!("CONNECT allowed.example:443 HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let reply = gateway.ask(head).await.reply;
             gateway.assert_refused(&reply, (400, "GATEWAY_REQUEST_INVALID", "")).await;

@@ -173,18 +173,17 @@ fn a_global_and_a_private_address_together_are_rebinding_even_where_the_private_
         let inside = Receiver::echo((PRIVATE, 443));
         let outside = Receiver::echo((PUBLIC, 443));
         lab.dns.addresses("acme.example", &[PRIVATE, PUBLIC]);
-        let direct = "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"10.20.0.0/24\"]";
+        let direct =
+            "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"10.20.0.0/24\"]";
         let config = lab.config().self_hosted_with("acme", "https://acme.example", direct);
         let gateway = lab.gateway(&config).await;
         gateway.refuse("acme.example:443", REBINDING).await;
         inside.assert_not_reached();
         outside.assert_not_reached();
         gateway
-            .wait_metric(
-                "egress_policy_violations_total",
-                &[("cause", "dns_rebinding")],
-                |count| count == 1.0,
-            )
+            .wait_metric("egress_policy_violations_total", &[("cause", "dns_rebinding")], |count| {
+                count == 1.0
+            })
             .await;
     });
 }

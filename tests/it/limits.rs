@@ -166,7 +166,8 @@ fn one_target_cannot_use_up_the_gateway() {
             .self_hosted("busy", "https://busy.example")
             .self_hosted("calm", "https://calm.example");
         let gateway = lab.gateway(&config).await;
-        let held = [gateway.tunnel("busy.example:443").await, gateway.tunnel("busy.example:443").await];
+        let held =
+            [gateway.tunnel("busy.example:443").await, gateway.tunnel("busy.example:443").await];
         let overloaded = (503, OVERLOADED, "target_in_flight_limit");
         let event = gateway.refuse("busy.example:443", overloaded).await;
         assert_eq!(event.text("target"), "busy");

@@ -145,10 +145,11 @@ fn a_webhook_never_goes_through_connect() {
         let secret = lab.secret("hook.secret", "a-signing-secret-of-some-length");
         lab.dns.addresses("hook.example", &[PUBLIC]);
         let fields = format!("signing_secret = {{ file = \"{}\" }}", secret.display());
-        let config = lab
-            .config()
-            .webhook("hook", "https://hook.example/", &fields)
-            .webhook("bare", "https://bare.example/", "");
+        let config = lab.config().webhook("hook", "https://hook.example/", &fields).webhook(
+            "bare",
+            "https://bare.example/",
+            "",
+        );
         let gateway = lab.gateway(&config).await;
         for authority in ["hook.example:443", "bare.example:443"] {
             let expected = (403, "generic_webhook_url_unsafe", "connect_not_allowed");
@@ -186,7 +187,8 @@ fn a_cloud_target_has_the_codes_of_its_mode() {
 /// Two targets on one origin, of which only `inside` may use a private address.
 fn two_on_one_origin(lab: &Lab) -> Config {
     lab.dns.addresses("acme.example", &[PRIVATE]);
-    let direct = "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"10.20.0.0/24\"]";
+    let direct =
+        "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"10.20.0.0/24\"]";
     lab.config()
         .self_hosted_with("inside", "https://acme.example", direct)
         .self_hosted("outside", "https://acme.example")

@@ -91,7 +91,8 @@ fn a_refusal_never_repeats_what_the_client_sent() {
         ];
         let reply = gateway.connect_with("evil.example:443", &fields).await.reply;
         assert_eq!(reply.status, 403);
-        let whole = format!("{reply:?}{}{}", String::from_utf8_lossy(&reply.body), gateway.log_text());
+        let whole =
+            format!("{reply:?}{}{}", String::from_utf8_lossy(&reply.body), gateway.log_text());
         assert!(!whole.contains("4711"), "{whole}");
     });
 }

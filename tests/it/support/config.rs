@@ -76,9 +76,10 @@ impl Config {
 
     /// Adds a self-hosted target with further fields.
     pub(crate) fn self_hosted_with(self, id: &str, base_url: &str, fields: &str) -> Self {
+        let base_url = toml::Value::from(base_url);
         self.target(&format!(
             "id = \"{id}\"\nprovider_key = \"jira_data_center\"\n\
-             deployment_mode = \"self-hosted\"\nbase_url = \"{base_url}\"\n{fields}"
+             deployment_mode = \"self-hosted\"\nbase_url = {base_url}\n{fields}"
         ))
     }
 
@@ -99,8 +100,7 @@ impl Config {
     }
 
     fn entry(mut self, list: &str, text: &str) -> Self {
-        let mut entry: toml::Table =
-            text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let mut entry: toml::Table = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         if list == "targets" {
             // Nothing is reached before somebody said so; most tests are about what comes after.
             entry.entry("ownership").or_insert_with(|| "confirmed".into());

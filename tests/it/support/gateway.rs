@@ -71,8 +71,7 @@ impl Gateway {
         }
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let secrets = lab.secrets();
-        let mut gateway =
-            Self { child, log, secrets, config_path, proxy: nowhere, admin: nowhere };
+        let mut gateway = Self { child, log, secrets, config_path, proxy: nowhere, admin: nowhere };
         gateway.proxy = gateway.listener("proxy").await;
         gateway.admin = gateway.listener("admin").await;
         gateway
@@ -120,11 +119,7 @@ impl Gateway {
     }
 
     /// The same with further fields.
-    pub(crate) async fn connect_with(
-        &self,
-        authority: &str,
-        fields: &[(&str, &str)],
-    ) -> Exchange {
+    pub(crate) async fn connect_with(&self, authority: &str, fields: &[(&str, &str)]) -> Exchange {
         self.ask(connect_head(authority, fields)).await
     }
 
@@ -154,11 +149,7 @@ impl Gateway {
     }
 
     /// See [`refusal::assert_refused`].
-    pub(crate) async fn assert_refused(
-        &self,
-        reply: &Reply,
-        expected: (u16, &str, &str),
-    ) -> Event {
+    pub(crate) async fn assert_refused(&self, reply: &Reply, expected: (u16, &str, &str)) -> Event {
         refusal::assert_refused(self, reply, expected).await
     }
 
@@ -210,11 +201,7 @@ impl Gateway {
     }
 
     /// Waits for an event.
-    pub(crate) async fn wait_event(
-        &self,
-        what: &str,
-        matches: impl Fn(&Event) -> bool,
-    ) -> Event {
+    pub(crate) async fn wait_event(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
         eventually(&format!("event: {what}"), async || {
             self.events().into_iter().find(|event| matches(event))
         })

@@ -17,8 +17,7 @@ use std::{
 /// Where the gateway's outbound sockets are bound in every test.
 pub(crate) const EGRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 114, 10));
 /// The same for IPv6, where a test configures it.
-pub(crate) const EGRESS_V6: IpAddr =
-    IpAddr::V6(Ipv6Addr::new(0x2a0e, 0x97c0, 0, 0, 0, 0, 0, 0x10));
+pub(crate) const EGRESS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2a0e, 0x97c0, 0, 0, 0, 0, 0, 0x10));
 /// A public address on which receivers listen.
 pub(crate) const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 14));
 /// A second public address.
@@ -119,11 +118,8 @@ fn inside<F: AsyncFnOnce(Lab)>(test: F) {
         std::process::exit(101);
     });
     network();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let lab = Lab {
             dns: Dns::start((NAMESERVER, 53).into()).await,

@@ -76,9 +76,7 @@ impl Metrics {
 fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
     let (name, labels) = match series.split_once('{') {
-        Some((name, rest)) => {
-            (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("{line}")))
-        }
+        Some((name, rest)) => (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("{line}"))),
         None => (series, ""),
     };
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';

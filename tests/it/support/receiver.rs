@@ -121,10 +121,8 @@ impl Receiver {
                         Some(body) => ("200 OK", body),
                         None => ("404 Not Found", Vec::new()),
                     };
-                    let head = format!(
-                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
+                    let head =
+                        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
                     if conn.try_send([head.as_bytes(), &body].concat()).await.is_err() {
                         return;
                     }
