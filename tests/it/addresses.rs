@@ -168,9 +168,9 @@ fn approving_one_private_address_opens_no_other() {
         let gateway = lab.gateway(&config).await;
         gateway.tunnel("acme.example:443").await;
         gateway.refuse("plain.example:443", NOT_APPROVED).await;
-        for number in 0..others.len() {
+        for (number, other) in others.iter().enumerate() {
             let reply = gateway.connect(&format!("o{number}.example:443")).await.reply;
-            assert_eq!(reply.status, 403, "{}: {reply:?}", others[number]);
+            assert_eq!(reply.status, 403, "{other}: {reply:?}");
         }
         assert_eq!(receiver.visits().len(), 1);
         canary.assert_silent().await;

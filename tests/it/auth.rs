@@ -2,7 +2,7 @@
 
 use crate::support::{
     config::Config,
-    gateway::Gateway,
+    gateway::{Event, Gateway},
     h2::H2,
     http::{Conn, connect_head},
     lab::{self, Lab, PUBLIC},
@@ -57,7 +57,7 @@ fn the_right_token_opens_the_way_in_both_schemes() {
         ] {
             assert_eq!(status(&gateway, "acme.example:443", &authorization).await, 200);
         }
-        let event = gateway.wait_event("a tunnel's", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("a tunnel's", Event::is_canonical).await;
         assert_eq!(event.text("client"), "app", "{event:?}");
     });
 }
@@ -231,7 +231,7 @@ fn a_certificates_name_identifies_a_client_when_it_is_the_whole_name() {
                 assert_eq!(conn.reply().await.status, 200);
             }
         }
-        let event = gateway.wait_event("a tunnel's", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("a tunnel's", Event::is_canonical).await;
         assert_eq!(event.text("client"), "app", "{event:?}");
 
         for uri in ["spiffe://webriskops/app2", "spiffe://webriskops/ap", "spiffe://evil/app"] {

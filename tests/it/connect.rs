@@ -2,6 +2,7 @@
 
 use crate::support::{
     eventually,
+    gateway::Event,
     h2::H2,
     http::{Conn, Rest, connect_head},
     lab::{self, EGRESS, EGRESS_V6, PUBLIC, PUBLIC_2, PUBLIC_V6},
@@ -34,8 +35,9 @@ fn a_large_stream_arrives_whole_in_both_directions() {
         let _receiver = Receiver::echo((PUBLIC, 443));
         let gateway = lab.gateway_with_acme().await;
         let tunnel = gateway.tunnel("acme.example:443").await;
-        let sent: Vec<u8> =
-            (0..8 * 1024 * 1024_u32).map(|n| (n * 2_654_435_761 >> 24) as u8).collect();
+        let sent: Vec<u8> = (0..8 * 1024 * 1024_u32)
+            .map(|n| ((n.wrapping_mul(2_654_435_761)) >> 24) as u8)
+            .collect();
         let expected = sent.clone();
         let (mut down, mut up) = tokio::io::split(tunnel);
         let writer = tokio::spawn(async move {
@@ -128,6 +130,15 @@ fn no_200_is_given_for_a_connection_that_does_not_stand() {
         let _deaf = Deaf::start((PUBLIC, 443)).await;
         let expected = (504, "SELF_HOSTED_FIREWALL_BLOCKED", "connect_timeout");
         gateway.refuse("acme.example:443", expected).await;
+    });
+}
+
+#[test]
+fn the_reason_phrase_shows_the_code_to_clients_that_show_nothing_else() {
+    lab::run(async |lab| {
+        let gateway = lab.gateway(&lab.config()).await;
+        let reply = gateway.connect("evil.example:443").await.reply;
+        assert!(reply.reason.contains("SELF_HOSTED_BASE_URL_UNSAFE"), "{reply:?}");
     });
 }
 
@@ -322,7 +333,7 @@ fn bytes_are_counted_each_way() {
         tunnel.send(vec![1; 70_001]).await;
         tunnel.finish().await;
         assert_eq!(tunnel.rest().await, Rest::Finished(vec![7; 11]));
-        let event = gateway.wait_event("the tunnel's", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("the tunnel's", Event::is_canonical).await;
         assert_eq!(event.number("bytes_to_target"), 70_001, "{event:?}");
         assert_eq!(event.number("bytes_to_client"), 11, "{event:?}");
         let metrics = gateway.metrics().await;

@@ -18,6 +18,12 @@
     clippy::wildcard_enum_match_arm,
     clippy::too_many_lines,
     clippy::large_futures,
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::format_push_string,
+    clippy::match_wild_err_arm,
+    clippy::cognitive_complexity,
     reason = "a test may panic, opens its own sockets and reads the real clock"
 )]
 

@@ -1,7 +1,7 @@
 //! The server name inside a tunnel must be the host that was asked for.
 
 use crate::support::{
-    gateway::Gateway,
+    gateway::{Event, Gateway},
     h2::H2,
     http::{Conn, Rest, connect_head},
     lab::{self, Lab, PUBLIC},
@@ -36,7 +36,7 @@ fn in_records(hello: &[u8], length: usize) -> Vec<u8> {
 
 /// Waits for the one event of the one tunnel, which must be a cut for this cause.
 async fn assert_cut(gateway: &Gateway, cause: &str) {
-    let event = gateway.wait_event("the cut tunnel's", |event| event.is_canonical()).await;
+    let event = gateway.wait_event("the cut tunnel's", Event::is_canonical).await;
     assert_eq!(event.text("decision"), "refused", "{event:?}");
     assert_eq!(event.text("cause"), cause, "{event:?}");
     assert_eq!(event.text("code"), "SELF_HOSTED_BASE_URL_UNSAFE", "{event:?}");
@@ -253,7 +253,7 @@ fn half_a_hello_is_not_waited_for_for_ever() {
         let mut tunnel = gateway.tunnel("acme.example:443").await;
         tunnel.send(&hello[..hello.len() / 2]).await;
         assert_eq!(tunnel.until_closed().await, b"");
-        let event = gateway.wait_event("the tunnel's", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("the tunnel's", Event::is_canonical).await;
         assert_eq!(event.text("decision"), "refused", "{event:?}");
         receiver.assert_no_byte();
     });

@@ -2,7 +2,7 @@
 
 use crate::support::{
     eventually,
-    gateway::Gateway,
+    gateway::{Event, Gateway},
     http::{Conn, connect_head},
     lab::{self, EGRESS, PUBLIC},
     receiver::Receiver,
@@ -119,7 +119,7 @@ fn the_event_of_a_tunnel_tells_its_whole_way() {
         let mut tunnel = gateway.tunnel("acme.example:443").await;
         tunnel.finish().await;
         tunnel.until_closed().await;
-        let event = gateway.wait_event("the tunnel's", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("the tunnel's", Event::is_canonical).await;
         assert_eq!(event.text("decision"), "allowed", "{event:?}");
         assert_eq!(event.text("mode"), "connect");
         assert_eq!(event.text("method"), "CONNECT");
@@ -215,7 +215,7 @@ fn a_hostile_authority_cannot_forge_a_log_line_or_a_field() {
         let reply = gateway.connect(forged).await.reply;
         assert_eq!(reply.status, 400);
         assert_eq!(
-            gateway.wait_event("the refusal", |event| event.is_canonical()).await.text("decision"),
+            gateway.wait_event("the refusal", Event::is_canonical).await.text("decision"),
             "refused"
         );
         assert!(gateway.events().iter().all(|event| event.text("decision_id") != "forged:443"));

@@ -83,13 +83,11 @@ impl Gateway {
         let child = serve(lab.dir(), &config_path).spawn().expect("the program starts");
         let pid = child.id();
         let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        match tokio::time::timeout(super::BOUND, ended).await {
-            Ok(output) => output.unwrap(),
-            Err(_) => {
-                signal(pid, "KILL");
-                panic!("the program took a configuration that it should refuse:\n{toml}")
-            }
+        if let Ok(output) = tokio::time::timeout(super::BOUND, ended).await {
+            return output.unwrap();
         }
+        signal(pid, "KILL");
+        panic!("the program took a configuration that it should refuse:\n{toml}")
     }
 
     /// The address that the newest `listening` event of this listener names.
@@ -216,16 +214,6 @@ impl Gateway {
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
-    }
-
-    /// The process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Where its configuration stands.
-    pub(crate) fn config_path(&self) -> &Path {
-        &self.config_path
     }
 
     /// Replaces the configuration file; the program notices by itself or by a signal.

@@ -13,8 +13,13 @@ use tokio::{
 /// One HTTP/2 connection.
 pub(crate) struct H2 {
     requests: SendRequest<Bytes>,
-    /// Ends with the connection, and says how it ended.
-    pub(crate) connection: JoinHandle<Result<(), ::h2::Error>>,
+    connection: JoinHandle<Result<(), ::h2::Error>>,
+}
+
+impl Drop for H2 {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
 /// An open stream whose CONNECT was answered with a 200.

@@ -102,11 +102,6 @@ impl Conn {
         Self { io: Box::new(io), ahead: Vec::new() }
     }
 
-    /// The address of this end.
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.io.tcp().local_addr().unwrap()
-    }
-
     /// Sends, and expects that to work.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).await.unwrap();

@@ -49,7 +49,7 @@ impl Ca {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(&names[0], params)
+        self.sign(&names[0], &params)
     }
 
     /// A client's identity with this URI as its subject alternative name.
@@ -57,7 +57,7 @@ impl Ca {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        self.sign(&uri.replace(['/', ':'], "-"), params)
+        self.sign(&uri.replace(['/', ':'], "-"), &params)
     }
 
     /// A client's TLS settings that trust this authority, with or without an own identity.
@@ -79,7 +79,7 @@ impl Ca {
         Arc::new(config)
     }
 
-    fn sign(&self, name: &str, params: CertificateParams) -> Identity {
+    fn sign(&self, name: &str, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let cert_file = self.dir.join(format!("{name}.cert.pem"));
