@@ -108,7 +108,7 @@ fn a_name_longer_than_dns_allows_is_refused() {
     lab::run(async |lab| {
         let gateway = lab.gateway(&config(&lab)).await;
         let label = "a".repeat(63);
-        for name in [[label.as_str(); 4].join("."), ["a"; 5000].join(".")] {
+        for name in [[label.as_str(); 4].join("."), "a.".repeat(5000) + "a"] {
             let reply = gateway.connect(&format!("{name}:443")).await.reply;
             gateway
                 .assert_refused(&reply, (400, "GATEWAY_REQUEST_INVALID", "authority_invalid"))
