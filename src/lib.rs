@@ -1,13 +1,41 @@
 //! Egress gateway: a forward proxy that decides, for each connection, whether it may leave.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may panic"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::string_slice,
+        reason = "a test may panic"
+    )
+)]
 
 // the judgement: no I/O, no clock
+pub mod client;
+pub mod destination;
+pub mod fields;
+pub mod origin;
 pub mod policy;
+pub mod reason;
+pub mod secret;
+pub mod target;
 
 // the way out
 pub mod dial;
+pub mod egress;
 pub mod resolve;
 
-// the way in
+// the way in, and the one function from top to bottom
 pub mod forward;
+pub mod gateway;
+pub mod problem;
+pub mod record;
 pub mod server;
+
+// beside the way
+pub mod admin;
+pub mod config;
+pub mod sightings;
+pub mod slots;
+pub mod store;
+pub mod telemetry;
+pub mod view;

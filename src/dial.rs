@@ -1,1 +1,0 @@
-//! The only place that opens sockets: dials vetted addresses from the egress address.

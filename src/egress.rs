@@ -1,0 +1,190 @@
+//! The way out: a name becomes addresses, addresses become a vetted pin, and the pin is dialled.
+//!
+//! Traffic and checks go through the same two functions, so that a check cannot pass where traffic
+//! would fail.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{net::TcpStream, time::Instant};
+
+use crate::{
+    dial::{DialError, Direct, EgressAddresses},
+    origin::Host,
+    policy::{Answered, Permit, Scene, Vetted, address::Class, vet},
+    reason::{Cause, Refusal},
+    record::Record,
+    resolve::{ResolveError, Resolver},
+    sightings::Sightings,
+    target::PrivateNetworkPolicy,
+    telemetry::metrics::Metrics,
+};
+
+/// Everything that leads out, for one configuration.
+#[derive(Debug)]
+pub struct Egress {
+    /// The addresses that connections leave from.
+    pub addresses: EgressAddresses,
+    /// What addresses are judged against; replaced when the machine's own addresses change.
+    pub scene: ArcSwap<Scene>,
+    pub(crate) direct: Direct,
+    /// The resolver for targets without one of their own.
+    pub(crate) resolver: Arc<Resolver>,
+    /// The approved private resolvers. `None` where one is reached through a tunnel.
+    pub(crate) resolvers: HashMap<String, Option<Arc<Resolver>>>,
+    pub(crate) sightings: Arc<Sightings>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Where a permitted request goes: vetted addresses and no others.
+#[derive(Debug)]
+pub struct Pinned {
+    vetted: Vetted,
+}
+
+impl Pinned {
+    /// The address that is tried first.
+    pub fn first(&self) -> Option<SocketAddr> {
+        self.vetted.addresses().first().map(|one| one.addr())
+    }
+
+    /// All of them.
+    pub fn vetted(&self) -> &Vetted {
+        &self.vetted
+    }
+}
+
+/// An open stream whose peer is the pinned address.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The stream.
+    pub stream: TcpStream,
+}
+
+impl Egress {
+    /// Rules 5 to 8: resolve, vet, remember, route.
+    ///
+    /// # Errors
+    /// The refusal of the first rule that does not pass.
+    pub async fn pin(&self, permit: &Permit, record: &mut Record) -> Result<Pinned, Refusal> {
+        let authority = &permit.destination().authority;
+        let target_id = permit.target().id.as_str();
+        let addresses = self.addresses_of(permit, record).await?;
+        let last_seen = match &authority.host {
+            Host::Name(name) => self.sightings.last_seen(target_id, name),
+            Host::Ip(_) => None,
+        };
+        let scene = self.scene.load();
+        let answered = Answered { addresses: &addresses, port: authority.port, last_seen };
+        let vetted = vet(permit, &scene, &answered)?;
+        self.remember(permit, vetted.class());
+        match permit.target().network.policy {
+            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => {
+                record.route = Some("direct")
+            }
+            PrivateNetworkPolicy::Tunnel => {
+                let tunnel = permit.target().network.tunnel.as_deref().unwrap_or_default();
+                let detail = format!("tunnel {tunnel} does not carry traffic");
+                return Err(Refusal::new(Cause::TunnelUnavailable, detail));
+            }
+        }
+        Ok(Pinned { vetted })
+    }
+
+    /// Dials the pin; the peer is compared with it before anybody sees the stream.
+    ///
+    /// # Errors
+    /// Why no connection stands.
+    pub async fn connect(&self, pinned: &Pinned, record: &mut Record) -> Result<Upstream, Refusal> {
+        record.pinned = pinned.first();
+        let started = Instant::now();
+        let result = self.direct.connect(pinned.vetted.addresses()).await;
+        record.connect = Some(started.elapsed());
+        self.metrics
+            .connect_duration
+            .with_label_values(&["direct"])
+            .observe(started.elapsed().as_secs_f64());
+        let dialled = result.map_err(|error| {
+            let shown = pinned.first().map_or_else(String::new, |addr| addr.to_string());
+            Refusal::new(Cause::from(&error), format!("{shown}: {error}"))
+        })?;
+        record.pinned = Some(dialled.address);
+        Ok(Upstream { stream: dialled.stream })
+    }
+
+    async fn addresses_of(
+        &self,
+        permit: &Permit,
+        record: &mut Record,
+    ) -> Result<Arc<[IpAddr]>, Refusal> {
+        let name = match &permit.destination().authority.host {
+            Host::Ip(ip) => return Ok(Arc::from([*ip])),
+            Host::Name(name) => name,
+        };
+        let resolver = self.resolver_of(permit)?;
+        let started = Instant::now();
+        let result = resolver.resolve(name).await;
+        record.dns = Some(started.elapsed());
+        self.metrics.dns_duration.observe(started.elapsed().as_secs_f64());
+        let refuse =
+            |error: ResolveError| Refusal::new(Cause::from(&error), format!("{name}: {error}"));
+        result.map(|answer| answer.addresses).map_err(refuse)
+    }
+
+    fn resolver_of(&self, permit: &Permit) -> Result<&Arc<Resolver>, Refusal> {
+        let Some(name) = permit.target().network.resolver.as_deref() else {
+            return Ok(&self.resolver);
+        };
+        let unavailable = || {
+            let detail =
+                format!("resolver {name} is reached through a tunnel that does not carry traffic");
+            Refusal::new(Cause::TunnelUnavailable, detail)
+        };
+        self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)
+    }
+
+    fn remember(&self, permit: &Permit, class: Class) {
+        if let Host::Name(name) = &permit.destination().authority.host {
+            self.sightings.note(permit.target().id.as_str(), name, class);
+        }
+    }
+}
+
+impl From<&ResolveError> for Cause {
+    fn from(error: &ResolveError) -> Self {
+        match error {
+            ResolveError::InvalidName => Self::DnsInvalidName,
+            ResolveError::TooManyAddresses => Self::DnsAnswerTooLarge,
+            ResolveError::CnameLoop => Self::DnsCnameLoop,
+            ResolveError::NxDomain => Self::DnsNxdomain,
+            ResolveError::Refused => Self::DnsRefused,
+            ResolveError::ServFail => Self::DnsServfail,
+            ResolveError::Malformed => Self::DnsMalformed,
+            ResolveError::Timeout | ResolveError::TooManyQueries => Self::DnsTimeout,
+            ResolveError::Unreachable => Self::DnsUnreachable,
+            ResolveError::NoAddress => Self::DnsNoAddress,
+        }
+    }
+}
+
+impl From<&DialError> for Cause {
+    fn from(error: &DialError) -> Self {
+        match error {
+            DialError::Timeout => Self::ConnectTimeout,
+            DialError::Refused => Self::ConnectRefused,
+            DialError::Prohibited => Self::ConnectProhibited,
+            DialError::HostUnreachable => Self::HostUnreachable,
+            // `Other` is what a blackhole route and the like give: nothing came back from a network.
+            DialError::NetworkUnreachable | DialError::Other(_) => Self::NetworkUnreachable,
+            DialError::FamilyUnavailable => Self::FamilyUnavailable,
+            DialError::PeerMismatch => Self::PeerMismatch,
+            DialError::ResetAfterConnect => Self::ResetBeforeServerHello,
+            DialError::SourceUnavailable => Self::SourceUnavailable,
+            DialError::TooManyFiles => Self::OutOfFiles,
+        }
+    }
+}

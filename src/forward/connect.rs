@@ -1,0 +1,304 @@
+//! A CONNECT tunnel after its 200: the first bytes are looked at, then both directions flow.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use prometheus::IntCounter;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{
+    client_hello::{self, Hello},
+    linger::last_words,
+    pump::{Pump, Side},
+};
+use crate::{
+    origin::Host,
+    reason::{Cause, Refusal},
+    record::Record,
+};
+
+/// A client's side of a tunnel.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// Ends the stream in a way that the client cannot mistake for a clean end.
+    fn reset(self);
+}
+
+impl ClientStream for TcpStream {
+    fn reset(self) {
+        // Without lingering, closing sends RST. Where the option fails the close is still one.
+        let _ignored = self.set_zero_linger();
+    }
+}
+
+impl ClientStream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset(self) {
+        self.into_inner().0.reset();
+    }
+}
+
+/// Everything a tunnel is bound to.
+#[derive(Debug)]
+pub struct Terms {
+    /// The host that the client asked for; TLS inside has to name it.
+    pub host: Host,
+    /// Longest time without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// Longest time from the first byte of a ClientHello to its last.
+    pub hello_timeout: Duration,
+    /// Cancelled when draining has taken too long.
+    pub cut: CancellationToken,
+    /// `egress_bytes_total` towards the target.
+    pub to_target: IntCounter,
+    /// `egress_bytes_total` towards the client.
+    pub to_client: IntCounter,
+}
+
+/// An open tunnel.
+struct Tunnel<'a, C> {
+    client: C,
+    target: TcpStream,
+    terms: &'a Terms,
+    up: Pump,
+    down: Pump,
+    last_moved: Instant,
+    timer: Pin<Box<Sleep>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Why a tunnel ended.
+enum End {
+    Closed,
+    Idle,
+    Cut,
+    ClientReset,
+    TargetReset,
+    Refused(Refusal),
+}
+
+/// Carries a tunnel to its end and notes how it ended. `early` are bytes that the client sent
+/// before the 200; they have been held back until now.
+pub async fn tunnel<C: ClientStream>(
+    client: C,
+    early: Vec<u8>,
+    target: TcpStream,
+    terms: &Terms,
+    record: &mut Record,
+) {
+    let mut tunnel = Tunnel {
+        client,
+        target,
+        terms,
+        up: Pump::default(),
+        down: Pump::default(),
+        last_moved: Instant::now(),
+        timer: Box::pin(tokio::time::sleep(terms.idle_timeout)),
+        cut: Box::pin(terms.cut.clone().cancelled_owned()),
+    };
+    let end = match tunnel.first_bytes(early, record).await {
+        Ok(held) => {
+            tunnel.up = Pump::beginning_with(held);
+            tunnel.flow(record).await
+        }
+        Err(end) => end,
+    };
+    record.to_target = tunnel.up.bytes;
+    record.to_client = tunnel.down.bytes;
+    tunnel.end(end, record).await;
+}
+
+impl<C: ClientStream> Tunnel<'_, C> {
+    /// Holds the client's first bytes until they show what they are. The target's bytes flow
+    /// meanwhile: some protocols let the server speak first.
+    async fn first_bytes(&mut self, early: Vec<u8>, record: &mut Record) -> Result<Vec<u8>, End> {
+        let mut held = early;
+        let mut began = None;
+        loop {
+            match client_hello::read(&held) {
+                Hello::NotTls => return Ok(held),
+                Hello::Hello { server_name } => {
+                    return self.judge_name(server_name.as_deref()).map(|()| held);
+                }
+                Hello::Malformed(what) => return Err(End::Refused(bad_hello(what))),
+                Hello::Incomplete => {}
+            }
+            if !held.is_empty() && began.is_none() {
+                let now = Instant::now();
+                began = Some(now);
+                self.timer.as_mut().reset(far(now, self.terms.hello_timeout));
+            }
+            let ended =
+                poll_fn(|cx| self.poll_hello(cx, &mut held, began.is_some(), record)).await?;
+            if ended && held.is_empty() {
+                return Ok(held);
+            }
+            if ended {
+                return Err(End::Refused(bad_hello("it ends before it is complete")));
+            }
+        }
+    }
+
+    /// Reads more of the first bytes while the other direction flows. Ready with whether the client
+    /// has ended its direction.
+    fn poll_hello(
+        &mut self,
+        cx: &mut Context<'_>,
+        held: &mut Vec<u8>,
+        began: bool,
+        record: &mut Record,
+    ) -> Poll<Result<bool, End>> {
+        if let Poll::Ready(end) = self.poll_down(cx, record) {
+            return Poll::Ready(Err(end));
+        }
+        let mut chunk = [0; 2048];
+        let mut read = ReadBuf::new(&mut chunk);
+        match Pin::new(&mut self.client).poll_read(cx, &mut read) {
+            Poll::Ready(Ok(())) => {
+                held.extend_from_slice(read.filled());
+                return Poll::Ready(Ok(read.filled().is_empty()));
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(End::ClientReset)),
+            Poll::Pending => {}
+        }
+        match self.poll_limits(cx) {
+            Poll::Ready(End::Idle) if began => {
+                Poll::Ready(Err(End::Refused(bad_hello("it did not arrive in time"))))
+            }
+            Poll::Ready(end) => Poll::Ready(Err(end)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The name inside has to be the host outside (domain fronting); without a name, the server
+    /// would choose a certificate and a virtual host that nobody approved.
+    fn judge_name(&self, inside: Option<&str>) -> Result<(), End> {
+        let outside = &self.terms.host;
+        let same = match (outside, inside) {
+            (Host::Name(name), Some(inside)) => **name == *inside,
+            (Host::Ip(_), None) => true,
+            (Host::Name(_), None) | (Host::Ip(_), Some(_)) => false,
+        };
+        if same {
+            return Ok(());
+        }
+        let detail = match inside {
+            Some(_) => format!("the TLS server name is not {outside}"),
+            None => format!("the TLS handshake names no server, and {outside} is a name"),
+        };
+        Err(End::Refused(Refusal::new(Cause::SniMismatch, detail)))
+    }
+
+    /// Both directions, until both have ended.
+    async fn flow(&mut self, record: &mut Record) -> End {
+        self.last_moved = Instant::now();
+        self.timer.as_mut().reset(far(self.last_moved, self.terms.idle_timeout));
+        poll_fn(|cx| self.poll_flow(cx, record)).await
+    }
+
+    fn poll_flow(&mut self, cx: &mut Context<'_>, record: &mut Record) -> Poll<End> {
+        let before = self.up.bytes;
+        let up = self.up.poll(cx, Pin::new(&mut self.client), Pin::new(&mut self.target));
+        self.moved(before, self.up.bytes, &self.terms.to_target);
+        match up {
+            Poll::Ready(Err((Side::Source, _))) => return Poll::Ready(End::ClientReset),
+            Poll::Ready(Err((Side::Sink, _))) => return Poll::Ready(End::TargetReset),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if let Poll::Ready(end) = self.poll_down(cx, record) {
+            return Poll::Ready(end);
+        }
+        if self.up.is_ended() && self.down.is_ended() {
+            return Poll::Ready(End::Closed);
+        }
+        self.poll_limits(cx)
+    }
+
+    /// The direction towards the client. Ready only when something broke.
+    fn poll_down(&mut self, cx: &mut Context<'_>, record: &mut Record) -> Poll<End> {
+        if self.down.is_ended() {
+            return Poll::Pending;
+        }
+        let before = self.down.bytes;
+        let down = self.down.poll(cx, Pin::new(&mut self.target), Pin::new(&mut self.client));
+        if before == 0 && self.down.bytes > 0 {
+            record.first_byte = Some(record.elapsed());
+        }
+        self.moved(before, self.down.bytes, &self.terms.to_client);
+        match down {
+            Poll::Ready(Err((Side::Source, _))) => Poll::Ready(End::TargetReset),
+            Poll::Ready(Err((Side::Sink, _))) => Poll::Ready(End::ClientReset),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn moved(&mut self, before: u64, after: u64, counter: &IntCounter) {
+        let bytes = after.saturating_sub(before);
+        if bytes > 0 {
+            counter.inc_by(bytes);
+            self.last_moved = Instant::now();
+        }
+    }
+
+    /// The idle timer is not reset with every byte: when it fires it looks how long ago that was.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Cut);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let due = far(self.last_moved, self.terms.idle_timeout);
+            if due <= Instant::now() {
+                return Poll::Ready(End::Idle);
+            }
+            self.timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+
+    /// Ends both streams as fits how the tunnel ended, and notes it.
+    async fn end(mut self, end: End, record: &mut Record) {
+        record.end = match end {
+            End::Closed => Some("closed"),
+            End::Idle => Some("idle_timeout"),
+            End::Cut => Some("drain_timeout"),
+            End::ClientReset => Some("client_reset"),
+            End::TargetReset => Some("target_reset"),
+            End::Refused(refusal) => {
+                if self.down.bytes == 0 {
+                    self.alert().await;
+                }
+                record.refused(refusal);
+                Some("cut")
+            }
+        };
+        if record.end != Some("closed") {
+            let _ignored = self.target.set_zero_linger();
+            if record.end != Some("cut") {
+                self.client.reset();
+            }
+        }
+    }
+
+    /// Tells a TLS client why: a fatal `unrecognized_name` alert (RFC 6066, section 3) is what its
+    /// library turns into an error message.
+    async fn alert(&mut self) {
+        const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
+        last_words(&mut self.client, &UNRECOGNIZED_NAME).await;
+    }
+}
+
+fn bad_hello(what: &str) -> Refusal {
+    Refusal::new(Cause::ClientHelloInvalid, format!("the first bytes are no ClientHello: {what}"))
+}
+
+/// `from + by`, or a day later where the clock would overflow.
+fn far(from: Instant, by: Duration) -> Instant {
+    from.checked_add(by).or_else(|| from.checked_add(Duration::from_secs(86_400))).unwrap_or(from)
+}

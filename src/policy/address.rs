@@ -1,1 +1,0 @@
-//! What an address is: forbidden, private or global, from the special-purpose registries.

@@ -1,0 +1,407 @@
+//! The causes: one row each, and the failure (a row of the contract's table) that each belongs to.
+
+use std::time::Duration;
+
+use super::{Code, DeploymentMode, Owner};
+
+/// A row of the table in section 7 of the contract: decides code and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// URL, scheme, host or path not approved; no target; ownership unclear; SNI mismatch.
+    NotApproved,
+    /// Forbidden address, or rebinding.
+    ForbiddenAddress,
+    /// Private address that policy or allowlist does not approve.
+    PrivateAddress,
+    /// The name does not resolve.
+    NameUnresolved,
+    /// Connect times out, or is administratively refused.
+    ConnectBlocked,
+    /// Connection refused.
+    ConnectRefused,
+    /// Only addresses of a family that has no egress address.
+    FamilyUnavailable,
+    /// Closed or reset between accept and ServerHello.
+    ClosedEarly,
+    /// The tunnel is down.
+    TunnelDown,
+    /// A webhook target has no signing secret.
+    SecretMissing,
+    /// The provider needs a credential step first.
+    ProviderAuth,
+    /// The client is not known.
+    Unauthenticated,
+    /// The client may not use the target.
+    ClientForbidden,
+    /// The request is malformed.
+    RequestInvalid,
+    /// The request head is too large.
+    HeadTooLarge,
+    /// The request head did not arrive in time.
+    HeadTimeout,
+    /// A limit of the gateway is reached.
+    Overloaded,
+    /// The gateway is shutting down.
+    Draining,
+}
+
+impl Failure {
+    /// The code for a target of this deployment mode.
+    pub(super) const fn code(self, mode: DeploymentMode, allowlist_lacks_egress: bool) -> Code {
+        use DeploymentMode::{Cloud, SelfHosted, WebhookOnly};
+        match (self, mode) {
+            (Self::NotApproved | Self::ForbiddenAddress, SelfHosted) => {
+                Code::SelfHostedBaseUrlUnsafe
+            }
+            (Self::NotApproved | Self::ForbiddenAddress | Self::PrivateAddress, Cloud) => {
+                Code::ProviderBaseUrlBlocked
+            }
+            (Self::NotApproved | Self::ForbiddenAddress | Self::PrivateAddress, WebhookOnly) => {
+                Code::GenericWebhookUrlUnsafe
+            }
+            (Self::PrivateAddress, SelfHosted) => Code::SelfHostedPrivateNetworkRejected,
+            (Self::NameUnresolved, SelfHosted) => Code::SelfHostedDnsFailed,
+            (Self::ConnectBlocked, SelfHosted) if allowlist_lacks_egress => {
+                Code::SelfHostedAllowlistMissing
+            }
+            (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
+            (Self::ConnectRefused | Self::FamilyUnavailable, SelfHosted) => {
+                Code::SelfHostedConnectivityBlocked
+            }
+            (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
+            (
+                Self::NameUnresolved
+                | Self::ConnectBlocked
+                | Self::ConnectRefused
+                | Self::FamilyUnavailable
+                | Self::ClosedEarly,
+                Cloud,
+            ) => Code::ProviderBaseUrlUnreachable,
+            (
+                Self::NameUnresolved
+                | Self::ConnectBlocked
+                | Self::ConnectRefused
+                | Self::FamilyUnavailable
+                | Self::ClosedEarly,
+                WebhookOnly,
+            ) => Code::WebhookEndpointUnreachable,
+            (Self::TunnelDown, Cloud | SelfHosted | WebhookOnly) => {
+                Code::SelfHostedTunnelUnreachable
+            }
+            (Self::SecretMissing, Cloud | SelfHosted | WebhookOnly) => {
+                Code::GenericWebhookSecretMissing
+            }
+            (Self::ProviderAuth, Cloud | SelfHosted | WebhookOnly) => Code::ProviderAuthRequired,
+            (Self::Unauthenticated, Cloud | SelfHosted | WebhookOnly) => {
+                Code::GatewayClientUnauthenticated
+            }
+            (Self::ClientForbidden, Cloud | SelfHosted | WebhookOnly) => {
+                Code::GatewayClientForbidden
+            }
+            (
+                Self::RequestInvalid | Self::HeadTooLarge | Self::HeadTimeout,
+                Cloud | SelfHosted | WebhookOnly,
+            ) => Code::GatewayRequestInvalid,
+            (Self::Overloaded, Cloud | SelfHosted | WebhookOnly) => Code::GatewayOverloaded,
+            (Self::Draining, Cloud | SelfHosted | WebhookOnly) => Code::GatewayDraining,
+        }
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NotApproved
+            | Self::ForbiddenAddress
+            | Self::PrivateAddress
+            | Self::SecretMissing
+            | Self::ProviderAuth
+            | Self::ClientForbidden => 403,
+            Self::Unauthenticated => 407,
+            Self::RequestInvalid => 400,
+            Self::HeadTimeout => 408,
+            Self::HeadTooLarge => 431,
+            Self::NameUnresolved
+            | Self::ConnectRefused
+            | Self::FamilyUnavailable
+            | Self::ClosedEarly
+            | Self::TunnelDown => 502,
+            Self::ConnectBlocked => 504,
+            Self::Overloaded | Self::Draining => 503,
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody changing configuration.
+    pub const fn retryable(self) -> bool {
+        match self {
+            Self::NameUnresolved
+            | Self::ConnectBlocked
+            | Self::ConnectRefused
+            | Self::ClosedEarly
+            | Self::TunnelDown
+            | Self::HeadTimeout
+            | Self::Overloaded
+            | Self::Draining => true,
+            Self::NotApproved
+            | Self::ForbiddenAddress
+            | Self::PrivateAddress
+            | Self::FamilyUnavailable
+            | Self::SecretMissing
+            | Self::ProviderAuth
+            | Self::Unauthenticated
+            | Self::ClientForbidden
+            | Self::RequestInvalid
+            | Self::HeadTooLarge => false,
+        }
+    }
+
+    /// The default `Retry-After`, in whole seconds, where one belongs to the answer.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Overloaded | Self::Draining => Some(Duration::from_secs(1)),
+            Self::NotApproved
+            | Self::ForbiddenAddress
+            | Self::PrivateAddress
+            | Self::NameUnresolved
+            | Self::ConnectBlocked
+            | Self::ConnectRefused
+            | Self::FamilyUnavailable
+            | Self::ClosedEarly
+            | Self::TunnelDown
+            | Self::SecretMissing
+            | Self::ProviderAuth
+            | Self::Unauthenticated
+            | Self::ClientForbidden
+            | Self::RequestInvalid
+            | Self::HeadTooLarge
+            | Self::HeadTimeout => None,
+        }
+    }
+
+    /// Who has to act for a cloud target where a customer would for a self-hosted one.
+    pub(super) const fn cloud_owner(self) -> Owner {
+        match self {
+            Self::NameUnresolved
+            | Self::ConnectBlocked
+            | Self::ConnectRefused
+            | Self::FamilyUnavailable
+            | Self::ClosedEarly
+            | Self::ForbiddenAddress
+            | Self::PrivateAddress => Owner::Provider,
+            Self::NotApproved
+            | Self::TunnelDown
+            | Self::SecretMissing
+            | Self::ProviderAuth
+            | Self::Unauthenticated
+            | Self::ClientForbidden
+            | Self::RequestInvalid
+            | Self::HeadTooLarge
+            | Self::HeadTimeout
+            | Self::Overloaded
+            | Self::Draining => Owner::Product,
+        }
+    }
+}
+
+macro_rules! causes {
+    ($($variant:ident = $word:literal, $failure:ident, $owner:ident, $error:literal, $meaning:literal, $next:literal;)*) => {
+        /// Why, finely. The words are stable; everything else about a refusal is derived from them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Cause {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Cause {
+            /// Every cause, in the order in which a request can meet them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The `cause` word of problem documents, events and metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The row of the contract's table that it belongs to.
+            pub const fn failure(self) -> Failure {
+                match self { $(Self::$variant => Failure::$failure,)* }
+            }
+
+            /// Who has to act, for a target that the customer runs.
+            pub const fn owner(self) -> Owner {
+                match self { $(Self::$variant => Owner::$owner,)* }
+            }
+
+            /// The `error` parameter of `Proxy-Status` (RFC 9209, section 2.3; IANA's registry).
+            pub const fn proxy_error(self) -> &'static str {
+                match self { $(Self::$variant => $error,)* }
+            }
+
+            /// What happened, in a sentence, for the reference pages.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// What to do; `{egress_ip}` stands for the address to allowlist.
+            pub const fn next_step(self) -> &'static str {
+                match self { $(Self::$variant => $next,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    // the gateway itself
+    ConnectionLimit = "connection_limit", Overloaded, Operator, "connection_limit_reached",
+        "limits.max_connections is reached.",
+        "Try again after Retry-After; if it lasts, raise limits.max_connections or add a gateway.";
+    ClientConnectionLimit = "client_connection_limit", Overloaded, Operator, "connection_limit_reached",
+        "limits.max_connections_per_client is reached.",
+        "Try again after Retry-After; close idle connections, or raise limits.max_connections_per_client.";
+    TargetInFlightLimit = "target_in_flight_limit", Overloaded, Operator, "connection_limit_reached",
+        "limits.max_in_flight_per_target is reached.",
+        "Try again after Retry-After; if it lasts, raise limits.max_in_flight_per_target.";
+    OutOfFiles = "out_of_files", Overloaded, Operator, "proxy_internal_error",
+        "The process has no file descriptors or socket buffers left.",
+        "Raise the file descriptor limit of the service (LimitNOFILE).";
+    InternalError = "internal_error", Overloaded, Operator, "proxy_internal_error",
+        "The decision could not be finished; an error while deciding is a refusal.",
+        "Look for this decision_id in the gateway's log.";
+    Draining = "draining", Draining, Operator, "proxy_internal_response",
+        "The gateway is shutting down.",
+        "Open a new connection; another process or a restart answers there.";
+    // the request
+    HeadMalformed = "head_malformed", RequestInvalid, Product, "http_request_error",
+        "The request head is not valid HTTP/1, or could be read in two ways.",
+        "Send a request head that follows RFC 9112, as the detail says.";
+    HeadTooLarge = "head_too_large", HeadTooLarge, Product, "http_request_error",
+        "The request head is longer than limits.max_header_bytes.",
+        "Send fewer or shorter header fields.";
+    HeadTimeout = "head_timeout", HeadTimeout, Product, "http_request_error",
+        "The request head did not arrive within limits.header_timeout.",
+        "Send the whole request head at once after connecting.";
+    AuthorityInvalid = "authority_invalid", RequestInvalid, Product, "http_request_error",
+        "The CONNECT target is not `host:port` in its one canonical form.",
+        "Send CONNECT with a plain host name or IP literal and a port, without userinfo.";
+    RequestTargetInvalid = "request_target_invalid", RequestInvalid, Product, "http_request_error",
+        "The request target has a form that this listener does not take.",
+        "Use CONNECT host:port through this listener.";
+    HostMismatch = "host_mismatch", RequestInvalid, Product, "http_request_error",
+        "The Host field names another authority than the request target.",
+        "Send the same host and port in Host and in the request target.";
+    TargetHeaderInvalid = "target_header_invalid", RequestInvalid, Product, "http_request_error",
+        "X-WebRiskOps-Target is repeated or is not a target id.",
+        "Send X-WebRiskOps-Target once, with the id of a target.";
+    // rule 1: the client
+    ClientUnauthenticated = "client_unauthenticated", Unauthenticated, Product, "http_request_denied",
+        "No or wrong proxy credentials.",
+        "Send Proxy-Authorization (Basic name:token, or Bearer token), or present a client certificate the gateway knows.";
+    ClientForbidden = "client_forbidden", ClientForbidden, Operator, "http_request_denied",
+        "The client's `targets` do not cover the target.",
+        "Extend the client's `targets` in the gateway's configuration, if it is meant to reach this target.";
+    // rule 2: the target
+    NoTarget = "no_target", NotApproved, Product, "http_request_denied",
+        "No target owns this scheme, host and port.",
+        "Register the endpoint as a target, or correct the host and port.";
+    TargetMismatch = "target_mismatch", NotApproved, Product, "http_request_denied",
+        "The target that the request names does not own this host and port.",
+        "Name the target that owns the host, or leave X-WebRiskOps-Target out.";
+    AmbiguousTarget = "ambiguous_target", NotApproved, Product, "http_request_denied",
+        "Several targets with different network rules own this origin.",
+        "Name one of them in the X-WebRiskOps-Target field.";
+    TargetDisabled = "target_disabled", NotApproved, Operator, "http_request_denied",
+        "The target is disabled.",
+        "Enable the target, if it is meant to be reached.";
+    OwnershipUnclear = "ownership_unclear", NotApproved, Product, "http_request_denied",
+        "Nobody has confirmed that the customer owns the endpoint.",
+        "Confirm the ownership of the endpoint, then set the target's ownership to confirmed.";
+    ConnectNotAllowed = "connect_not_allowed", NotApproved, Product, "http_request_denied",
+        "The target may not be reached with CONNECT, in which the gateway sees no paths or bodies.",
+        "Send the request through the relay: absolute-form, or /targets/{id}/… on the proxy listener.";
+    ProviderAuthRequired = "provider_auth_required", ProviderAuth, Product, "http_request_denied",
+        "The provider's own authorisation step is not done.",
+        "Finish the provider's authorisation for this target, then set auth_status to connected.";
+    // rule 3: the credential
+    SigningSecretMissing = "signing_secret_missing", SecretMissing, Product, "http_request_denied",
+        "A webhook target has no signing secret.",
+        "Give the target a signing secret of at least 16 bytes.";
+    // rule 5: the name
+    DnsNxdomain = "dns_nxdomain", NameUnresolved, Customer, "dns_error",
+        "The name does not exist.",
+        "Publish the host name in DNS, or correct it in the target's base_url.";
+    DnsServfail = "dns_servfail", NameUnresolved, Customer, "dns_error",
+        "The name's servers fail to answer for it (SERVFAIL).",
+        "Mend the name's authoritative servers or its DNSSEC signatures.";
+    DnsRefused = "dns_refused", NameUnresolved, Operator, "dns_error",
+        "The DNS server refuses to answer the gateway.",
+        "Let the DNS server answer queries from {egress_ip}, or configure another in dns.servers.";
+    DnsTimeout = "dns_timeout", NameUnresolved, Operator, "dns_timeout",
+        "No DNS server answered within limits.dns_timeout.",
+        "See that the servers in dns.servers can be reached from {egress_ip}.";
+    DnsNoAddress = "dns_no_address", NameUnresolved, Customer, "dns_error",
+        "The name exists but has no A or AAAA record.",
+        "Publish an A or AAAA record for the host.";
+    DnsAnswerTooLarge = "dns_answer_too_large", NameUnresolved, Customer, "dns_error",
+        "The answer holds more addresses than the gateway is willing to judge.",
+        "Publish fewer addresses for the host.";
+    DnsCnameLoop = "dns_cname_loop", NameUnresolved, Customer, "dns_error",
+        "The name's CNAME records form a loop or too long a chain.",
+        "Mend the CNAME records of the host.";
+    DnsUnreachable = "dns_unreachable", NameUnresolved, Operator, "dns_error",
+        "No DNS server can be reached.",
+        "See that the servers in dns.servers can be reached from {egress_ip}.";
+    DnsMalformed = "dns_malformed", NameUnresolved, Customer, "dns_error",
+        "The DNS answer is not valid.",
+        "Mend the name's authoritative servers.";
+    DnsInvalidName = "dns_invalid_name", NameUnresolved, Product, "dns_error",
+        "The host is not a name that DNS can be asked for.",
+        "Correct the host in the target's base_url.";
+    // rule 6: the addresses
+    AddressForbidden = "address_forbidden", ForbiddenAddress, Customer, "destination_ip_prohibited",
+        "An address of the host must never be reached: loopback, link-local, metadata, reserved or the gateway's own.",
+        "Publish only addresses that can be reached from outside; forbidden ones cannot be allowlisted.";
+    DnsRebinding = "dns_rebinding", ForbiddenAddress, Customer, "destination_ip_prohibited",
+        "A name that leads to global addresses also, or suddenly, leads to private ones.",
+        "Publish either global or private addresses for the host, not both; for a private one approve it in the target.";
+    AddressPrivate = "address_private", PrivateAddress, Customer, "destination_ip_prohibited",
+        "An address of the host is private, and the target's policy or allowlist does not approve it.",
+        "Approve the address in the target's private_network_allowlist, with policy `direct` or `tunnel`, or publish a public address.";
+    AddressNotAllowlisted = "address_not_allowlisted", PrivateAddress, Customer, "destination_ip_prohibited",
+        "The target is reached through a tunnel, and an address of the host is not in its allowlist.",
+        "Add the address to the target's private_network_allowlist, or correct the name's records.";
+    // rule 8: the way out
+    TunnelUnavailable = "tunnel_unavailable", TunnelDown, Operator, "destination_unavailable",
+        "The target's tunnel does not carry traffic; nothing is sent around it.",
+        "Restore the tunnel, or use the fallback until it stands.";
+    FamilyUnavailable = "family_unavailable", FamilyUnavailable, Operator, "destination_ip_unroutable",
+        "The host has only addresses of a family that has no egress address.",
+        "Publish an address of the family of {egress_ip}, or give the gateway an egress address of the other family.";
+    SourceUnavailable = "source_unavailable", FamilyUnavailable, Operator, "proxy_configuration_error",
+        "The egress address cannot be used as a source: it is gone from the machine, or out of ports.",
+        "Put {egress_ip} back on the gateway's machine; see /readyz.";
+    ConnectTimeout = "connect_timeout", ConnectBlocked, Customer, "connection_timeout",
+        "No address of the host answered within limits.connect_timeout.",
+        "Allow inbound TCP from {egress_ip} to the target's host and port.";
+    ConnectProhibited = "connect_prohibited", ConnectBlocked, Customer, "destination_ip_unroutable",
+        "A router or firewall answered that the connection is administratively prohibited.",
+        "Allow inbound TCP from {egress_ip} to the target's host and port.";
+    HostUnreachable = "host_unreachable", ConnectBlocked, Customer, "destination_ip_unroutable",
+        "A router answered that the host cannot be reached.",
+        "See that the host is up and that its network routes traffic from {egress_ip}.";
+    NetworkUnreachable = "network_unreachable", ConnectBlocked, Operator, "destination_ip_unroutable",
+        "There is no route to the host's network.",
+        "See that the gateway's machine has a route from {egress_ip} to the host's network.";
+    ConnectRefused = "connect_refused", ConnectRefused, Customer, "connection_refused",
+        "The host refused the connection: nothing listens on that port.",
+        "Start the service, or correct the port in the target's base_url.";
+    PeerMismatch = "peer_mismatch", ForbiddenAddress, Operator, "destination_ip_prohibited",
+        "The connected peer is not the pinned address: something redirects connections on the way.",
+        "Remove the redirection (a NAT rule or transparent proxy) between the gateway and the target.";
+    ResetBeforeServerHello = "reset_before_server_hello", ClosedEarly, Customer, "connection_terminated",
+        "The far side accepted the connection and closed it at once.",
+        "Add {egress_ip} to the allowlist of the target's firewall, load balancer or application.";
+    // inside a CONNECT tunnel
+    SniMismatch = "sni_mismatch", NotApproved, Product, "http_request_denied",
+        "The TLS server name inside the tunnel is not the host that was asked for.",
+        "Use the same host in CONNECT and in the TLS handshake.";
+    ClientHelloInvalid = "client_hello_invalid", NotApproved, Product, "tls_protocol_error",
+        "The first bytes in the tunnel begin like TLS but are not a ClientHello.",
+        "Send a TLS 1.2 or 1.3 ClientHello first.";
+}

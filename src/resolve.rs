@@ -1,1 +1,0 @@
-//! Names to addresses, asked from the egress address and nowhere else.

@@ -1,0 +1,509 @@
+//! What an operator or an API client writes of a target, read into a [`Target`] with every problem named.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use base64::Engine as _;
+use figment::value::{Dict, Value};
+use ipnet::IpNet;
+
+use super::{
+    AuthStatus, ConnectPolicy, Network, Ownership, PrivateNetworkPolicy, Redirects, Scope, Signing,
+    SigningFormat, Target, TargetId, TargetLimits, TargetTls,
+    provider::{AuthWord, Catalogue, EncodedSlash, Provider},
+};
+use crate::{
+    fields::{Fields, expected, parse_net},
+    origin::{BaseUrl, Host, Origin, Scheme},
+    reason::DeploymentMode,
+    secret::Secret,
+};
+
+/// What a target may refer to, and how its secrets are read.
+pub struct Surroundings<'a> {
+    /// The provider catalogue.
+    pub catalogue: &'a Catalogue,
+    /// Whether a tunnel of this name is configured.
+    pub has_tunnel: &'a dyn Fn(&str) -> bool,
+    /// Whether a resolver of this name is configured.
+    pub has_resolver: &'a dyn Fn(&str) -> bool,
+    /// Reads a secret: a reference in configuration, the value itself in an API body.
+    pub secret: &'a dyn Fn(&Value) -> Result<Secret, String>,
+    /// Looks at a file that a target names; an error says what is wrong with it.
+    pub file: &'a dyn Fn(&str) -> Result<PathBuf, String>,
+}
+
+impl std::fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
+/// Shortest signing secret, in bytes (contract, section 9).
+const SECRET_BYTES_MIN: usize = 16;
+
+/// Most labels of a target, and longest key or value in bytes: they are for people.
+const LABELS_MAX: usize = 32;
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Reads a target. `None` when there was any problem with it; all of them are in `fields`.
+pub fn read(mut fields: Fields<'_>, around: &Surroundings<'_>) -> Option<Target> {
+    let before = fields.problem_count();
+    let target = read_known(&mut fields, around);
+    let after = fields.finish();
+    target.filter(|_| after == before)
+}
+
+fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Target> {
+    let id = required(fields, "id", |fields| {
+        fields.parse("id", |text| {
+            TargetId::parse(text).ok_or("an id is 1 to 64 of a-z, 0-9, `.`, `_` and `-`")
+        })
+    });
+    let mode = required(fields, "deployment_mode", |fields| {
+        fields.word("deployment_mode", &DeploymentMode::ALL.map(|mode| (mode.as_str(), mode)))
+    });
+    let provider =
+        required(fields, "provider_key", |fields| provider(fields, mode, around.catalogue));
+    let base = base_url(fields, mode);
+    let network = network(fields, around);
+    let allow_http = fields.flag("allow_http", false);
+    let connect = fields
+        .word(
+            "connect",
+            &[
+                ("auto", ConnectPolicy::Auto),
+                ("allow", ConnectPolicy::Allow),
+                ("deny", ConnectPolicy::Deny),
+            ],
+        )
+        .unwrap_or(ConnectPolicy::Auto);
+    let redirects = redirects(fields, mode);
+    let encoded_slash = fields
+        .word("encoded_slash", &[("refuse", EncodedSlash::Refuse), ("allow", EncodedSlash::Allow)]);
+    let signing = signing(fields, around);
+    let target = Target {
+        auth_method: auth_word(
+            fields,
+            "auth_method",
+            provider.as_deref().map(|p| &*p.auth_methods),
+        ),
+        token_type: auth_word(fields, "token_type", provider.as_deref().map(|p| &*p.token_types)),
+        ownership: fields
+            .word(
+                "ownership",
+                &[("confirmed", Ownership::Confirmed), ("unclear", Ownership::Unclear)],
+            )
+            .unwrap_or(Ownership::Unclear),
+        auth_status: fields
+            .word(
+                "auth_status",
+                &[("connected", AuthStatus::Connected), ("required", AuthStatus::Required)],
+            )
+            .unwrap_or(AuthStatus::Connected),
+        allowlist: nets(fields, "allowlist"),
+        scope: fields
+            .word("scope", &[("base-path", Scope::BasePath), ("origin", Scope::Origin)])
+            .unwrap_or(Scope::BasePath),
+        encoded_slash: encoded_slash
+            .or_else(|| provider.as_deref().map(|provider| provider.encoded_slash))
+            == Some(EncodedSlash::Allow),
+        tls: tls(fields, around),
+        enabled: fields.flag("enabled", true),
+        labels: labels(fields),
+        limits: limits(fields),
+        id: id?,
+        mode: mode?,
+        base: base?,
+        provider: provider?,
+        network,
+        redirects,
+        connect,
+        allow_http,
+        signing,
+    };
+    agree(fields, &target);
+    Some(target)
+}
+
+/// Rules that need more than one field.
+fn agree(fields: &mut Fields<'_>, target: &Target) {
+    let host = &target.base.origin.authority.host;
+    if target.mode == DeploymentMode::Cloud && !target.provider.approves(host) {
+        let hosts = target.provider.hosts.join(", ");
+        let provider = &target.provider.name;
+        fields.problem("base_url", format!("{host} is not a host of {provider} ({hosts})"));
+    }
+    let private = target.network.policy != PrivateNetworkPolicy::Deny;
+    if target.allow_http && (target.mode != DeploymentMode::SelfHosted || !private) {
+        let message = "only a self-hosted target with private_network_policy `direct` or `tunnel` may allow plain HTTP";
+        fields.problem("allow_http", message);
+    }
+    if target.base.origin.scheme == Scheme::Http && !target.allow_http {
+        fields.problem(
+            "base_url",
+            "plain http needs allow_http = true; use https if the endpoint has it",
+        );
+    }
+    if target.connect == ConnectPolicy::Allow && target.mode == DeploymentMode::WebhookOnly {
+        let message = "CONNECT never carries webhooks, whose bodies must be signed; leave it out or write deny";
+        fields.problem("connect", message);
+    }
+}
+
+fn required<'f, T>(
+    fields: &mut Fields<'f>,
+    key: &'static str,
+    read: impl FnOnce(&mut Fields<'f>) -> Option<T>,
+) -> Option<T> {
+    let there = fields.has(key);
+    let value = read(fields);
+    if !there {
+        fields.problem(key, "this key is required");
+    }
+    value
+}
+
+fn provider(
+    fields: &mut Fields<'_>,
+    mode: Option<DeploymentMode>,
+    catalogue: &Catalogue,
+) -> Option<std::sync::Arc<Provider>> {
+    fields.parse("provider_key", |key| {
+        // Without a mode the key is still checked, so that both problems show in one run.
+        let modes = mode.map_or(DeploymentMode::ALL.to_vec(), |mode| vec![mode]);
+        let found = modes.iter().find_map(|mode| catalogue.find(key, *mode).map(|p| (p, *mode)));
+        match found {
+            Some((provider, mode)) if provider.has_mode(mode) => {
+                Ok(std::sync::Arc::clone(provider))
+            }
+            Some((provider, mode)) => {
+                Err(format!("{} does not come as {}", provider.name, mode.as_str()))
+            }
+            None if catalogue.names().any(|name| name == key) => {
+                Err(format!("{key} has no provider for this deployment_mode"))
+            }
+            None => Err(format!("{key:?} is not in the provider catalogue")),
+        }
+    })
+}
+
+fn base_url(fields: &mut Fields<'_>, mode: Option<DeploymentMode>) -> Option<BaseUrl> {
+    let webhook = mode == Some(DeploymentMode::WebhookOnly);
+    let key = if fields.has("webhook_url") && !fields.has("base_url") {
+        "webhook_url"
+    } else {
+        "base_url"
+    };
+    if fields.has("webhook_url") && fields.has("base_url") {
+        fields.value("webhook_url");
+        fields.problem("webhook_url", "give base_url or webhook_url, not both");
+    }
+    if !fields.has(key) {
+        fields.problem("base_url", "this key is required");
+        return None;
+    }
+    fields.parse(key, |text| BaseUrl::parse(text, webhook))
+}
+
+fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
+    use PrivateNetworkPolicy::{Deny, Direct, Tunnel};
+    let policy = fields
+        .word("private_network_policy", &[Deny, Direct, Tunnel].map(|p| (p.as_str(), p)))
+        .unwrap_or(Deny);
+    let allowlist = nets(fields, "private_network_allowlist");
+    let known = |there: bool, what: &str, name: &str| {
+        there.then(|| name.into()).ok_or_else(|| format!("there is no [{what}.{name}]"))
+    };
+    let tunnel: Option<Box<str>> =
+        fields.parse("tunnel", |name| known((around.has_tunnel)(name), "tunnels", name));
+    let resolver =
+        fields.parse("resolver", |name| known((around.has_resolver)(name), "resolvers", name));
+    match policy {
+        Tunnel if tunnel.is_none() => {
+            fields.problem("tunnel", "policy `tunnel` needs the name of a tunnel");
+        }
+        Direct | Tunnel if allowlist.is_empty() => {
+            let message = "policies `direct` and `tunnel` reach only what is listed here; list the target's addresses or CIDRs";
+            fields.problem("private_network_allowlist", message);
+        }
+        Deny | Direct if tunnel.is_some() => {
+            fields.problem(
+                "tunnel",
+                "a tunnel is used only with private_network_policy = \"tunnel\"",
+            );
+        }
+        Deny | Direct | Tunnel => {}
+    }
+    Network { policy, allowlist, tunnel, resolver }
+}
+
+fn nets(fields: &mut Fields<'_>, key: &'static str) -> Box<[IpNet]> {
+    fields.list(key, parse_net).unwrap_or_default().into()
+}
+
+fn redirects(fields: &mut Fields<'_>, mode: Option<DeploymentMode>) -> Redirects {
+    let redirects = match fields.value("redirects") {
+        None => return Redirects::Block,
+        Some(Value::String(_, word)) if word == "block" => Redirects::Block,
+        Some(Value::String(_, word)) if word == "same-origin" => Redirects::SameOrigin,
+        Some(Value::Array(_, values)) => {
+            let mut origins = Vec::with_capacity(values.len());
+            for (index, value) in values.iter().enumerate() {
+                match redirect_origin(value) {
+                    Ok(origin) => origins.push(origin),
+                    Err(message) => fields.problem(&format!("redirects[{index}]"), message),
+                }
+            }
+            Redirects::Listed(origins.into())
+        }
+        Some(_) => {
+            fields
+                .problem("redirects", "expected `block`, `same-origin` or a list of https origins");
+            return Redirects::Block;
+        }
+    };
+    if mode == Some(DeploymentMode::WebhookOnly) && redirects != Redirects::Block {
+        fields.problem("redirects", "a webhook's redirects are always blocked; leave it out");
+    }
+    redirects
+}
+
+fn redirect_origin(value: &Value) -> Result<Origin, String> {
+    let text = value.as_str().ok_or_else(|| expected("a string", value))?;
+    let url = BaseUrl::parse(text, false).map_err(|fault| fault.to_string())?;
+    if url.origin.scheme == Scheme::Https && url.is_root() {
+        Ok(url.origin)
+    } else {
+        Err("an approved redirect is an https origin, without a path".into())
+    }
+}
+
+fn auth_word(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    allowed: Option<&[AuthWord]>,
+) -> Option<&'static str> {
+    let words: Vec<_> = match allowed {
+        Some(allowed) => allowed.iter().map(|word| (word.as_str(), word.as_str())).collect(),
+        None => {
+            fields.value(key);
+            return None;
+        }
+    };
+    fields.word(key, &words)
+}
+
+fn tls(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Box<TargetTls>> {
+    if !fields.has("tls") {
+        fields.table("tls").finish();
+        return None;
+    }
+    let mut table = fields.table("tls");
+    let tls = TargetTls {
+        ca_file: table.parse("ca_file", around.file),
+        client_cert_file: table.parse("client_cert_file", around.file),
+        client_key_file: table.parse("client_key_file", around.file),
+        pins: table.list("pins", pin).unwrap_or_default().into(),
+        server_name: table
+            .parse("server_name", |name| Host::parse(name).map(|host| host.to_string().into())),
+    };
+    if tls.client_cert_file.is_some() != tls.client_key_file.is_some() {
+        table.problem("client_cert_file", "client_cert_file and client_key_file belong together");
+    }
+    table.finish();
+    Some(Box::new(tls))
+}
+
+/// `sha256//BASE64`, as curl's `--pinnedpubkey` has it.
+fn pin(text: &str) -> Result<[u8; 32], String> {
+    let wrong = "a pin is sha256// and the base64 of the SHA-256 of the public key (SPKI)";
+    let encoded = text.strip_prefix("sha256//").ok_or(wrong)?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| wrong)?;
+    bytes.try_into().map_err(|_| wrong.to_owned())
+}
+
+fn signing(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Signing {
+    let mut current = None;
+    for key in ["signing_secret", "webhook_secret", "secret"] {
+        if !fields.has(key) {
+            fields.value(key);
+        } else if current.is_some() {
+            fields.value(key);
+            fields.problem(key, "another signing secret is given already");
+        } else {
+            current = fields.read(key, |value| signing_secret(value, around));
+        }
+    }
+    let previous = fields.read("signing_secret_previous", |value| signing_secret(value, around));
+    if previous.is_some() && current.is_none() {
+        fields.problem("signing_secret_previous", "a previous secret needs a current one");
+    }
+    let format = fields
+        .word(
+            "signing_format",
+            &[
+                ("webriskops", SigningFormat::WebRiskOps),
+                ("standard-webhooks", SigningFormat::StandardWebhooks),
+            ],
+        )
+        .unwrap_or_default();
+    Signing { secret: current, previous, format }
+}
+
+fn signing_secret(value: &Value, around: &Surroundings<'_>) -> Result<Secret, String> {
+    let secret = (around.secret)(value)?;
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(format!("a signing secret has at least {SECRET_BYTES_MIN} bytes"));
+    }
+    Ok(secret)
+}
+
+fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
+    let dict = match fields.value("labels") {
+        None => return BTreeMap::new(),
+        Some(Value::Dict(_, dict)) => dict,
+        Some(_) => Dict::from([(String::new(), Value::from(""))]),
+    };
+    let mut labels = BTreeMap::new();
+    for (key, value) in dict {
+        match value.as_str() {
+            Some(text) if !key.is_empty() && key.len().max(text.len()) <= LABEL_BYTES_MAX => {
+                labels.insert(key, text.to_owned());
+            }
+            Some(_) | None => {
+                fields.problem("labels", "labels are short strings under short names")
+            }
+        }
+    }
+    if labels.len() > LABELS_MAX {
+        fields.problem("labels", format!("at most {LABELS_MAX} labels"));
+    }
+    labels
+}
+
+fn limits(fields: &mut Fields<'_>) -> TargetLimits {
+    let mut table = fields.table("limits");
+    let limits = TargetLimits { max_in_flight: table.number_or("max_in_flight", 1) };
+    table.finish();
+    limits
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::fields::Problems;
+
+    /// Surroundings in which everything referred to exists.
+    pub(crate) fn around() -> Surroundings<'static> {
+        Surroundings {
+            catalogue: Catalogue::embedded(),
+            has_tunnel: &|name| name == "acme",
+            has_resolver: &|name| name == "acme",
+            secret: &|value| {
+                Ok(Secret::new(value.as_str().ok_or("expected a string")?.as_bytes().to_vec()))
+            },
+            file: &|path| Ok(path.into()),
+        }
+    }
+
+    fn draft(text: &str) -> (Option<Target>, Vec<String>) {
+        let dict: Dict = figment::Figment::from(figment::providers::Serialized::defaults(
+            toml::from_str::<toml::Table>(text).unwrap(),
+        ))
+        .extract()
+        .unwrap();
+        let mut problems = Problems::new();
+        let target = read(Fields::new("targets[0]", dict, &mut problems), &around());
+        (target, problems.iter().map(ToString::to_string).collect())
+    }
+
+    const GOOD: &str = "id = \"acme-jira\"\nprovider_key = \"jira\"\ndeployment_mode = \"self-hosted\"\nbase_url = \"https://jira.acme.example/jira\"\n";
+
+    #[test]
+    fn a_target_is_safe_by_default() {
+        let (target, problems) = draft(GOOD);
+        assert_eq!(problems, [""; 0]);
+        let target = target.unwrap();
+        assert_eq!(&*target.provider.key, "jira_data_center");
+        assert_eq!(target.ownership, Ownership::Unclear);
+        assert_eq!(target.network.policy, PrivateNetworkPolicy::Deny);
+        assert_eq!(target.redirects, Redirects::Block);
+        assert!(!target.allow_http && !target.encoded_slash && !target.connect_allowed());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_in_one_run() {
+        let (target, problems) = draft(
+            "id = \"Acme\"\nprovider_key = \"jyra\"\ndeployment_mode = \"selfhosted\"\nbase_url = \"https://u@x/\"\nownershp = \"confirmed\"\nconnect = \"yes\"\nprivate_network_policy = \"tunnel\"\nlabels = { a = 3 }",
+        );
+        assert!(target.is_none());
+        let keys: Vec<_> =
+            problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+        for key in [
+            "id",
+            "provider_key",
+            "deployment_mode",
+            "base_url",
+            "ownershp",
+            "connect",
+            "tunnel",
+            "labels",
+        ] {
+            assert!(keys.contains(&format!("targets[0].{key}").as_str()), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_do_not_go_together_are_refused() {
+        let rows = [
+            ("base_url = \"http://jira.acme.example/\"", "plain http"),
+            ("allow_http = true", "only a self-hosted target"),
+            ("tunnel = \"acme\"", "used only with"),
+            ("tunnel = \"nope\"", "there is no [tunnels.nope]"),
+            ("resolver = \"nope\"", "there is no [resolvers.nope]"),
+            ("private_network_policy = \"direct\"", "reach only what is listed"),
+            ("signing_secret = \"short\"", "at least 16 bytes"),
+            ("signing_secret = \"\"", "at least 16 bytes"),
+            ("signing_secret_previous = \"0123456789abcdef\"", "needs a current one"),
+            ("redirects = [\"http://a.example\"]", "https origin"),
+            ("redirects = [\"https://a.example/x\"]", "https origin"),
+            ("tls = { pins = [\"sha256/abc\"] }", "sha256//"),
+            ("tls = { client_cert_file = \"a.pem\" }", "belong together"),
+            ("tls = { insecure = true }", "unknown key"),
+            ("auth_method = \"webhook_signing\"", "is not one of"),
+            ("webhook_url = \"https://x.example\"", "not both"),
+        ];
+        for (line, message) in rows {
+            let text = if line.starts_with("base_url") {
+                GOOD.replace("base_url = \"https://jira.acme.example/jira\"", line)
+            } else {
+                format!("{GOOD}{line}\n")
+            };
+            let (target, problems) = draft(&text);
+            assert!(
+                target.is_none() && problems.iter().any(|p| p.contains(message)),
+                "{line}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cloud_target_has_to_be_on_a_host_of_its_provider() {
+        let cloud = |url: &str| {
+            draft(&format!(
+                "id = \"x\"\nprovider_key = \"github_issues\"\ndeployment_mode = \"cloud\"\nbase_url = \"{url}\""
+            ))
+        };
+        assert_eq!(cloud("https://api.github.com").1, [""; 0]);
+        for url in ["https://api.github.com.evil.com", "https://evil.com", "https://140.82.112.5"] {
+            assert!(cloud(url).1.iter().any(|p| p.contains("is not a host of")), "{url}");
+        }
+    }
+
+    #[test]
+    fn no_problem_ever_shows_a_secret() {
+        let (_, problems) =
+            draft(&format!("{GOOD}signing_secret = \"hunter2\"\nsecret = \"hunter2\""));
+        assert!(problems.len() >= 2 && !problems.concat().contains("hunter2"));
+    }
+}

@@ -1,0 +1,157 @@
+//! Which target owns a destination.
+
+use std::{collections::HashMap, sync::Arc};
+
+use smallvec::SmallVec;
+
+use super::{Ownership, Target, TargetId};
+use crate::{
+    origin::Authority,
+    reason::{Cause, Refusal},
+};
+
+/// All targets of a configuration, found by id and by host and port.
+#[derive(Debug, Default)]
+pub struct Registry {
+    by_id: HashMap<TargetId, Arc<Target>>,
+    by_authority: HashMap<Authority, SmallVec<[Arc<Target>; 1]>>,
+}
+
+impl Registry {
+    /// Indexes targets. The caller has made sure that ids are unique.
+    pub fn new(targets: impl IntoIterator<Item = Target>) -> Self {
+        let mut registry = Self::default();
+        for target in targets {
+            let target = Arc::new(target);
+            let authority = target.base.origin.authority.clone();
+            registry.by_authority.entry(authority).or_default().push(Arc::clone(&target));
+            registry.by_id.insert(target.id.clone(), target);
+        }
+        for owners in registry.by_authority.values_mut() {
+            // The order decides between targets that differ in nothing that matters.
+            owners.sort_by(|a, b| a.id.cmp(&b.id));
+            owners.shrink_to_fit();
+        }
+        registry
+    }
+
+    /// The target of an id.
+    pub fn get(&self, id: &str) -> Option<&Arc<Target>> {
+        self.by_id.get(id)
+    }
+
+    /// All targets, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.by_id.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The target that owns `authority`, for a connection whose inside the gateway does not see.
+    ///
+    /// `hint` is the client's own choice. Without it, targets that share the authority and differ
+    /// in their network rules cannot be told apart; of those that do not differ, `preferred` says
+    /// which serve this client (a target that is usable wins over one that is not).
+    ///
+    /// # Errors
+    /// `no_target`, `target_mismatch` or `ambiguous_target`.
+    pub fn owner_of(
+        &self,
+        authority: &Authority,
+        hint: Option<&TargetId>,
+        preferred: impl Fn(&Target) -> bool,
+    ) -> Result<&Arc<Target>, Refusal> {
+        let owners = self.by_authority.get(authority).map_or(&[][..], |owners| owners);
+        if let Some(id) = hint {
+            return owners.iter().find(|target| target.id == *id).ok_or_else(|| {
+                if self.by_id.contains_key(id) {
+                    let detail = format!("target {id} does not own {authority}");
+                    Refusal::new(Cause::TargetMismatch, detail)
+                } else {
+                    Refusal::new(Cause::NoTarget, format!("there is no target {id}"))
+                }
+            });
+        }
+        let usable = |target: &Target| target.enabled && target.ownership == Ownership::Confirmed;
+        let mut candidates = owners.iter().filter(|target| usable(target)).peekable();
+        let Some(first) = candidates.peek().copied() else {
+            return owners.first().ok_or_else(|| {
+                Refusal::new(Cause::NoTarget, format!("no target owns {authority}"))
+            });
+        };
+        if candidates.clone().any(|other| other.network != first.network) {
+            let detail = format!("several targets with different network rules own {authority}");
+            return Err(Refusal::new(Cause::AmbiguousTarget, detail));
+        }
+        Ok(candidates.find(|target| preferred(target)).unwrap_or(first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::tests::target;
+
+    fn authority(text: &str) -> Authority {
+        Authority::parse(text).unwrap()
+    }
+
+    fn owner<'a>(registry: &'a Registry, at: &str, hint: Option<&str>) -> Result<&'a str, Cause> {
+        let hint = hint.map(|id| TargetId::parse(id).unwrap());
+        registry
+            .owner_of(&authority(at), hint.as_ref(), Target::connect_allowed)
+            .map(|target| target.id.as_str())
+            .map_err(|refusal| refusal.cause)
+    }
+
+    #[test]
+    fn a_host_is_owned_with_its_port_and_nothing_near_it_is() {
+        let registry = Registry::new([
+            target("a", "https://a.example/"),
+            target("b", "https://b.example:8443"),
+        ]);
+        assert_eq!(owner(&registry, "a.example:443", None), Ok("a"));
+        assert_eq!(owner(&registry, "A.example.:443", None), Ok("a"));
+        assert_eq!(owner(&registry, "b.example:8443", None), Ok("b"));
+        for other in ["a.example:80", "b.example:443", "xa.example:443", "a.example.evil.com:443"] {
+            assert_eq!(owner(&registry, other, None), Err(Cause::NoTarget), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_client_chooses_between_targets_of_one_origin_where_their_network_rules_differ() {
+        let mut private = target("b", "https://x.example/");
+        private.network.allowlist = Box::new(["10.0.0.0/8".parse().unwrap()]);
+        let registry = Registry::new([target("a", "https://x.example/"), private]);
+        assert_eq!(owner(&registry, "x.example:443", None), Err(Cause::AmbiguousTarget));
+        assert_eq!(owner(&registry, "x.example:443", Some("b")), Ok("b"));
+        assert_eq!(owner(&registry, "x.example:443", Some("c")), Err(Cause::NoTarget));
+        assert_eq!(owner(&registry, "y.example:443", Some("b")), Err(Cause::TargetMismatch));
+    }
+
+    #[test]
+    fn of_targets_that_differ_only_in_path_the_one_that_takes_connect_is_used() {
+        let registry = Registry::new([
+            target("a", "https://x.example/jira"),
+            target("b", "https://x.example/"),
+        ]);
+        assert_eq!(owner(&registry, "x.example:443", None), Ok("b"));
+    }
+
+    #[test]
+    fn a_disabled_target_does_not_hide_an_enabled_one() {
+        let mut off = target("a", "https://x.example/");
+        off.enabled = false;
+        let registry = Registry::new([off.clone(), target("b", "https://x.example/")]);
+        assert_eq!(owner(&registry, "x.example:443", None), Ok("b"));
+        assert_eq!(owner(&Registry::new([off]), "x.example:443", None), Ok("a"));
+    }
+}

@@ -1,0 +1,186 @@
+//! The immutable snapshot that a request works with: one configuration, made ready for use.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    client::Clients,
+    config::{Config, Limits},
+    dial::{Direct, EgressAddresses, interface_addresses},
+    egress::Egress,
+    policy::{Own, Scene},
+    resolve::{self, Resolver, Server, system_servers},
+    sightings::Sightings,
+    target::Registry,
+    telemetry::metrics::Metrics,
+};
+
+/// One configuration, ready for requests. Swapped whole, so that no request sees half of a change.
+#[derive(Debug)]
+pub struct View {
+    /// Who may use the proxy.
+    pub clients: Clients,
+    /// What may be reached.
+    pub targets: Registry,
+    /// The way out.
+    pub egress: Egress,
+    /// The addresses that customers allowlist, for next steps.
+    pub egress_ips: Vec<IpAddr>,
+    /// Limits of time, number and size.
+    pub limits: Limits,
+    deny: Vec<ipnet::IpNet>,
+    allow_loopback: bool,
+    listeners: Vec<SocketAddr>,
+}
+
+/// What a view shares with the one before it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What names led to.
+    pub sightings: Arc<Sightings>,
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a configuration that is valid by itself cannot be used here.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// An egress address is not on this machine.
+    #[error(
+        "egress.ip: {0:?} is not an address of this machine; add it to an interface, or correct egress.ip"
+    )]
+    EgressMissing(Vec<IpAddr>),
+    /// The machine's addresses cannot be listed.
+    #[error(
+        "the machine's own addresses cannot be read, and nothing leaves before they are known: {0}"
+    )]
+    Interfaces(#[source] std::io::Error),
+    /// A resolver cannot be set up.
+    #[error("dns: {0}")]
+    Resolver(#[from] resolve::SettingsError),
+    /// A client's glob.
+    #[error("clients: {0}")]
+    Clients(#[from] globset::Error),
+}
+
+impl View {
+    /// Makes a configuration ready. Resolvers whose settings have not changed are taken over from
+    /// `previous` with their caches. `listeners` are the addresses that are really bound.
+    ///
+    /// # Errors
+    /// What stands in the way; the previous view is untouched.
+    pub fn new(
+        config: Config,
+        listeners: Vec<SocketAddr>,
+        shared: &Shared,
+        previous: Option<&Self>,
+    ) -> Result<Self, ViewError> {
+        let addresses = egress_addresses(&config.egress.ip);
+        let missing = addresses.missing().map_err(ViewError::Interfaces)?;
+        if !missing.is_empty() {
+            return Err(ViewError::EgressMissing(missing));
+        }
+        let settings = |servers: Vec<Server>| {
+            resolve::Settings::new(servers, config.limits.dns_timeout, addresses.clone())
+        };
+        let resolver = match config.dns_servers {
+            Some(servers) => resolver(settings(servers), previous)?,
+            None => resolver(settings(system_servers()?), previous)?,
+        };
+        let mut resolvers = HashMap::new();
+        for (name, one) in config.resolvers {
+            // One behind a tunnel is not asked directly, whatever happens.
+            let reachable = match one.tunnel {
+                Some(_) => None,
+                None => Some(self::resolver(settings(one.servers), previous)?),
+            };
+            resolvers.insert(name, reachable);
+        }
+        let view = Self {
+            clients: Clients::new(config.clients)?,
+            targets: Registry::new(config.targets),
+            egress: Egress {
+                direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
+                addresses,
+                scene: ArcSwap::from_pointee(Scene::default()),
+                resolver,
+                resolvers,
+                sightings: Arc::clone(&shared.sightings),
+                metrics: Arc::clone(&shared.metrics),
+            },
+            egress_ips: config.egress.ip,
+            limits: config.limits,
+            deny: config.policy.deny,
+            allow_loopback: config.policy.allow_loopback,
+            listeners,
+        };
+        view.look_around().map_err(ViewError::Interfaces)?;
+        Ok(view)
+    }
+
+    /// Reads the machine's own addresses again: interfaces come and go while the gateway runs.
+    ///
+    /// # Errors
+    /// What the kernel says; the addresses known before stay in force.
+    pub fn look_around(&self) -> std::io::Result<()> {
+        let own = own_addresses(&self.listeners, &self.egress_ips)?;
+        let scene = Scene { own, deny: self.deny.clone(), allow_loopback: self.allow_loopback };
+        if **self.egress.scene.load() != scene {
+            self.egress.scene.store(Arc::new(scene));
+        }
+        Ok(())
+    }
+}
+
+/// What must not be reached because it is the gateway itself. Addresses on the loopback interface
+/// are judged by their class, as services are put there on purpose; only listeners are taken out.
+fn own_addresses(listeners: &[SocketAddr], egress: &[IpAddr]) -> std::io::Result<Own> {
+    let mut own = Own::default();
+    for interface in interface_addresses()? {
+        let set = if interface.loopback { &mut own.local } else { &mut own.addresses };
+        set.insert(interface.address);
+    }
+    let not_loopback = |ip: &&IpAddr| !ip.is_loopback();
+    own.addresses.extend(egress.iter().filter(not_loopback));
+    for listener in listeners {
+        if listener.ip().is_unspecified() {
+            own.wildcard_ports.insert(listener.port());
+        } else {
+            own.listeners.insert(*listener);
+        }
+    }
+    let bound: HashSet<IpAddr> = listeners.iter().map(SocketAddr::ip).collect();
+    own.addresses.extend(bound.iter().filter(not_loopback).filter(|ip| !ip.is_unspecified()));
+    Ok(own)
+}
+
+/// The first address of each family; configuration has made sure that there is at most one.
+fn egress_addresses(ips: &[IpAddr]) -> EgressAddresses {
+    let mut addresses = EgressAddresses::default();
+    for ip in ips {
+        match ip {
+            IpAddr::V4(v4) => addresses.v4 = Some(*v4),
+            IpAddr::V6(v6) => addresses.v6 = Some(*v6),
+        }
+    }
+    addresses
+}
+
+fn resolver(
+    settings: resolve::Settings,
+    previous: Option<&View>,
+) -> Result<Arc<Resolver>, resolve::SettingsError> {
+    let known = previous.into_iter().flat_map(|view| {
+        std::iter::once(&view.egress.resolver)
+            .chain(view.egress.resolvers.values().filter_map(Option::as_ref))
+    });
+    match known.into_iter().find(|resolver| *resolver.settings() == settings) {
+        Some(resolver) => Ok(Arc::clone(resolver)),
+        None => Resolver::new(settings).map(Arc::new),
+    }
+}
