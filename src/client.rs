@@ -116,6 +116,12 @@ impl Clients {
         self.by_name.get(name).or(self.anonymous.as_ref())
     }
 
+    /// A stand-in that may use every target: for `explain` when no client was named.
+    pub fn unnamed() -> Client {
+        let known = Known { name: ANONYMOUS.into(), fingerprint: None, targets: Allowed::Every };
+        Client(Arc::new(known))
+    }
+
     /// Who sends this request: by `Proxy-Authorization`, else by the names of the verified client
     /// certificate. A credential that is wrong is never made good by a certificate.
     ///

@@ -20,7 +20,7 @@ use crate::{
     record::Record,
     resolve::{ResolveError, Resolver},
     sightings::Sightings,
-    target::PrivateNetworkPolicy,
+    target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
 };
 
@@ -72,26 +72,14 @@ impl Egress {
     /// The refusal of the first rule that does not pass.
     pub async fn pin(&self, permit: &Permit, record: &mut Record) -> Result<Pinned, Refusal> {
         let authority = &permit.destination().authority;
-        let target_id = permit.target().id.as_str();
+        let target = permit.target();
         let addresses = self.addresses_of(permit, record).await?;
-        let last_seen = match &authority.host {
-            Host::Name(name) => self.sightings.last_seen(target_id, name),
-            Host::Ip(_) => None,
-        };
+        let last_seen = self.last_seen(target, &authority.host);
         let scene = self.scene.load();
         let answered = Answered { addresses: &addresses, port: authority.port, last_seen };
         let vetted = vet(permit, &scene, &answered)?;
         self.remember(permit, vetted.class());
-        match permit.target().network.policy {
-            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => {
-                record.route = Some("direct")
-            }
-            PrivateNetworkPolicy::Tunnel => {
-                let tunnel = permit.target().network.tunnel.as_deref().unwrap_or_default();
-                let detail = format!("tunnel {tunnel} does not carry traffic");
-                return Err(Refusal::new(Cause::TunnelUnavailable, detail));
-            }
-        }
+        record.route = Some(self.route(target)?);
         Ok(Pinned { vetted })
     }
 
@@ -121,27 +109,61 @@ impl Egress {
         permit: &Permit,
         record: &mut Record,
     ) -> Result<Arc<[IpAddr]>, Refusal> {
-        let name = match &permit.destination().authority.host {
+        let host = &permit.destination().authority.host;
+        if let Host::Ip(ip) = host {
+            return Ok(Arc::from([*ip]));
+        }
+        let started = Instant::now();
+        let result = self.resolve(permit.target(), host).await;
+        record.dns = Some(started.elapsed());
+        self.metrics.dns_duration.observe(started.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Rule 5: all addresses of a host, by the target's resolver or the default one.
+    ///
+    /// # Errors
+    /// Why there is no address.
+    pub async fn resolve(&self, target: &Target, host: &Host) -> Result<Arc<[IpAddr]>, Refusal> {
+        let name = match host {
             Host::Ip(ip) => return Ok(Arc::from([*ip])),
             Host::Name(name) => name,
         };
-        let resolver = self.resolver_of(permit)?;
-        let started = Instant::now();
-        let result = resolver.resolve(name).await;
-        record.dns = Some(started.elapsed());
-        self.metrics.dns_duration.observe(started.elapsed().as_secs_f64());
-        let refuse =
-            |error: ResolveError| Refusal::new(Cause::from(&error), format!("{name}: {error}"));
-        result.map(|answer| answer.addresses).map_err(refuse)
+        let answer = self.resolver_of(target)?.resolve(name).await;
+        answer.map(|answer| answer.addresses).map_err(|error| {
+            Refusal::new(Cause::from(&error), format!("{name}: {error}"))
+        })
     }
 
-    fn resolver_of(&self, permit: &Permit) -> Result<&Arc<Resolver>, Refusal> {
-        let Some(name) = permit.target().network.resolver.as_deref() else {
+    /// The class of the target's name when it was last vetted.
+    pub fn last_seen(&self, target: &Target, host: &Host) -> Option<Class> {
+        match host {
+            Host::Name(name) => self.sightings.last_seen(target.id.as_str(), name),
+            Host::Ip(_) => None,
+        }
+    }
+
+    /// Rule 8: which way out. Under policy `tunnel` never the direct one, whatever happens.
+    ///
+    /// # Errors
+    /// `tunnel_unavailable`.
+    pub fn route(&self, target: &Target) -> Result<&'static str, Refusal> {
+        match target.network.policy {
+            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => Ok("direct"),
+            PrivateNetworkPolicy::Tunnel => {
+                let tunnel = target.network.tunnel.as_deref().unwrap_or_default();
+                let detail = format!("tunnel {tunnel} does not carry traffic");
+                Err(Refusal::new(Cause::TunnelUnavailable, detail))
+            }
+        }
+    }
+
+    fn resolver_of(&self, target: &Target) -> Result<&Arc<Resolver>, Refusal> {
+        let Some(name) = target.network.resolver.as_deref() else {
             return Ok(&self.resolver);
         };
         let unavailable = || {
-            let detail =
-                format!("resolver {name} is reached through a tunnel that does not carry traffic");
+            let detail = format!("resolver {name} is reached through a tunnel that does not carry traffic");
             Refusal::new(Cause::TunnelUnavailable, detail)
         };
         self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)

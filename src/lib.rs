@@ -34,6 +34,7 @@ pub mod server;
 // beside the way
 pub mod admin;
 pub mod config;
+pub mod explain;
 pub mod sightings;
 pub mod slots;
 pub mod store;

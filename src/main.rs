@@ -1,3 +1,5 @@
 //! The `egress-gateway` program: arguments in, exit code out.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    egress_gateway::cli::run()
+}

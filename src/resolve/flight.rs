@@ -74,22 +74,38 @@ impl Flights {
     /// It runs in a task of its own, so that it does not end with whoever began it. (A cache
     /// that runs it in the first caller's task, and in the next one's when that one leaves, as
     /// moka's `get_with`, would let callers who keep leaving delay all others for ever.)
-    fn join(&self, name: &str) -> Result<watch::Receiver<Option<Outcome>>, ResolveError> {
-        let mut running = self.shared.running();
-        if let Some(outcome) = running.get(name) {
-            return Ok(outcome.clone());
-        }
-        if running.len() >= FLIGHTS_MAX {
-            return Err(ResolveError::TooManyQueries);
-        }
+    pub(super) fn join(
+        &self,
+        name: &str,
+    ) -> Result<watch::Receiver<Option<Outcome>>, ResolveError> {
         let (tell, outcome) = watch::channel(None);
-        let name: Arc<str> = Arc::from(name);
-        running.insert(Arc::clone(&name), outcome.clone());
+        let name: Arc<str> = {
+            let mut running = self.shared.running();
+            if let Some(outcome) = running.get(name) {
+                return Ok(outcome.clone());
+            }
+            if running.len() >= FLIGHTS_MAX {
+                return Err(ResolveError::TooManyQueries);
+            }
+            let name = Arc::from(name);
+            running.insert(Arc::clone(&name), outcome.clone());
+            name
+        };
+        // With the list unlocked: a runtime that is shutting down drops what it is given at once,
+        // and the dropping locks the list.
         let landing = Landing { shared: Arc::clone(&self.shared), name, tell };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {} // forget those that are done
         tasks.spawn(landing.fly());
         Ok(outcome)
+    }
+
+    /// How many lookups have not ended.
+    #[cfg(test)]
+    pub(super) fn running_count(&self) -> usize {
+        let mut tasks = self.tasks.lock().unwrap();
+        while tasks.try_join_next().is_some() {}
+        tasks.len()
     }
 }
 

@@ -52,9 +52,8 @@ impl Store {
     /// # Errors
     /// What stands in the way; a schema of a newer version is left alone and refused.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let path = url.strip_prefix("sqlite:").ok_or(StoreError::Url)?;
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if let Some(folder) = Path::new(path).parent() {
+        let path = file_of(url).ok_or(StoreError::Url)?;
+        if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
         }
         let options = SqliteConnectOptions::from_str(url)
@@ -72,6 +71,11 @@ impl Store {
             .await?;
         sqlx::migrate!("src/store/migrations").run(&pool).await?;
         Ok(Self { pool })
+    }
+
+    /// Whether there is a database already.
+    pub fn exists(url: &str) -> bool {
+        file_of(url).is_some_and(Path::exists)
     }
 
     /// Everything that was seen, to begin with.
@@ -128,6 +132,13 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// The file of a SQLite URL, without its parameters.
+fn file_of(url: &str) -> Option<&Path> {
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    path.split('?').next().map(Path::new)
 }
 
 #[cfg(test)]

@@ -1,0 +1,26 @@
+//! `config check`: everything that is wrong with a configuration, in one run.
+
+use std::process::ExitCode;
+
+use super::{Files, USAGE};
+use crate::config;
+
+/// Validates and reports. Exit 0 when there is nothing to mend.
+pub(super) fn check(files: &Files) -> ExitCode {
+    let files = files.or_default();
+    match config::load(&files) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let targets = loaded.config.targets.len();
+            let clients = loaded.config.clients.len();
+            println!("configuration is valid: {targets} targets, {clients} clients");
+            ExitCode::SUCCESS
+        }
+        Err(invalid) => {
+            eprintln!("{invalid}");
+            ExitCode::from(USAGE)
+        }
+    }
+}

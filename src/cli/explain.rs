@@ -1,0 +1,136 @@
+//! `explain`: the decision for one request, rule by rule.
+
+use std::{process::ExitCode, sync::Arc};
+
+use http::HeaderMap;
+
+use super::{Files, USAGE, fail, small_runtime};
+use crate::{
+    config,
+    destination::{Destination, TARGET_FIELD},
+    explain::{Explanation, Question, explain},
+    origin::BaseUrl,
+    sightings::Sightings,
+    store::Store,
+    telemetry::metrics::Metrics,
+    view::{Shared, View},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  egress-gateway explain api.github.com:443
+  egress-gateway explain --client webriskops-app https://api.github.com/
+  egress-gateway explain --offline --json jira.acme.example:443";
+
+/// What to explain.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    /// The client that asks; without it, every client's rights are assumed
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
+    /// The request's method
+    #[arg(long, value_name = "METHOD", default_value = "CONNECT")]
+    method: String,
+    /// The target that the client names in X-WebRiskOps-Target
+    #[arg(long, value_name = "ID")]
+    target: Option<String>,
+    /// Send nothing, not even DNS
+    #[arg(long)]
+    offline: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// HOST:PORT, or the https URL that a client would ask for through HTTPS_PROXY
+    #[arg(value_name = "URL_OR_HOST:PORT")]
+    what: String,
+}
+
+/// Exit 0 when the request would be allowed, 1 when it would be refused, 2 when it cannot be told.
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let destination = match destination(&arguments) {
+        Ok(destination) => destination,
+        Err(message) => return fail(message, USAGE),
+    };
+    let loaded = match config::load(&arguments.files.or_default()) {
+        Ok(loaded) => loaded,
+        Err(invalid) => return fail(format!("the configuration is not valid\n{invalid}"), USAGE),
+    };
+    let question =
+        Question { client: arguments.client, destination, offline: arguments.offline };
+    let explanation = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            let view = view(loaded.config, question.offline).await?;
+            Ok(explain(&view, question).await)
+        })
+    });
+    match explanation {
+        Ok(explanation) => {
+            if arguments.json {
+                println!("{}", serde_json::to_string_pretty(&explanation).unwrap_or_default());
+            } else {
+                print(&explanation);
+            }
+            ExitCode::from(u8::from(explanation.decision == "refused"))
+        }
+        Err(error) => fail(format!("{error:#}"), USAGE),
+    }
+}
+
+fn destination(arguments: &Arguments) -> Result<Destination, String> {
+    if arguments.method != "CONNECT" {
+        return Err("--method: only CONNECT is carried so far".to_owned());
+    }
+    let mut headers = HeaderMap::new();
+    if let Some(id) = &arguments.target {
+        let value = id.parse().map_err(|_| "--target is not a target id")?;
+        headers.insert(TARGET_FIELD, value);
+    }
+    let authority = if arguments.what.contains("://") {
+        let url = BaseUrl::parse(&arguments.what, true).map_err(|fault| fault.to_string())?;
+        url.origin.authority.to_string()
+    } else {
+        arguments.what.clone()
+    };
+    Destination::connect(&authority, &headers).map_err(|refusal| refusal.detail)
+}
+
+/// A view on the configuration, with what the gateway's store remembers where there is one.
+async fn view(config: config::Config, offline: bool) -> anyhow::Result<View> {
+    let url = config.store.url.expose();
+    // Explaining makes no state: where the gateway never ran, nothing is remembered.
+    let store = Store::open(if Store::exists(url) { url } else { "sqlite::memory:" }).await?;
+    let (sightings, _writer) = Sightings::new(store.sightings().await?, store);
+    let shared = Shared {
+        sightings: Arc::new(sightings),
+        metrics: Arc::new(Metrics::new()?),
+        needs_egress: !offline,
+    };
+    let listeners = config.proxy.listen.iter().chain(&config.admin.listen).copied().collect();
+    Ok(View::new(config, listeners, &shared, None)?)
+}
+
+fn print(explanation: &Explanation) {
+    for rule in &explanation.rules {
+        let detail = rule.detail.as_deref().map(|detail| format!("  {detail}")).unwrap_or_default();
+        println!("{:<10} {}{detail}", rule.verdict, rule.name);
+    }
+    for address in &explanation.addresses {
+        println!("{:<10} {:<24} {:<10} {}", address.verdict, address.address, address.class, address.source);
+    }
+    println!();
+    match (explanation.code, explanation.cause) {
+        (Some(code), Some(cause)) => {
+            println!("refused: {code} ({cause})");
+            println!("next step: {}", explanation.next_step.as_deref().unwrap_or_default());
+        }
+        (_, _) => {
+            let target = explanation.target_id.as_deref().unwrap_or_default();
+            let route = explanation.route.unwrap_or_default();
+            let pinned = explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
+            println!("allowed: target {target}, {route}, to {pinned}");
+        }
+    }
+}

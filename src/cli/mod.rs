@@ -1,0 +1,106 @@
+//! The commands. Data goes to standard output, everything else to standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where output has its place")]
+
+mod config;
+mod demo;
+mod explain;
+mod health;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// An egress gateway: decides for each connection whether it may leave, and where exactly it goes.
+#[derive(Debug, Parser)]
+#[command(name = "egress-gateway", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  egress-gateway demo
+  egress-gateway serve --config /etc/egress-gateway/gateway.toml
+  egress-gateway config check --config gateway.toml
+  egress-gateway explain --config gateway.toml api.github.com:443
+  HTTPS_PROXY=http://127.0.0.1:3128 curl -v https://api.github.com/
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    ///
+    /// Without --config it reads config/gateway.toml where that is present, else it uses built-in
+    /// defaults: loopback listeners, state in ./state.
+    Serve(Files),
+    /// Show each policy decision as it happens, on loopback, with nothing else installed
+    Demo,
+    /// Tell the decision for one request, rule by rule; nothing is sent but DNS
+    Explain(explain::Arguments),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Exit 0 when a running gateway is ready: for container health checks
+    Health(health::Arguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Validate everything and print every problem with file, line and key
+    #[command(after_help = "Example:\n  egress-gateway config check --config gateway.toml --config targets.toml")]
+    Check(Files),
+}
+
+/// The configuration files of a command.
+#[derive(Debug, clap::Args)]
+struct Files {
+    /// A configuration file; repeatable, later ones override earlier ones
+    #[arg(long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+}
+
+impl Files {
+    /// The files that were named, else the default ones that are present.
+    fn or_default(&self) -> Vec<PathBuf> {
+        if self.config.is_empty() { crate::config::default_files() } else { self.config.clone() }
+    }
+}
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+
+/// Reads the arguments and runs the command.
+pub fn run() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve(files) => serve::run(&files),
+        Command::Demo => demo::run(),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Config(ConfigCommand::Check(files)) => config::check(&files),
+        Command::Health(arguments) => health::run(&arguments),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            let name = command.get_name().to_owned();
+            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// A runtime for a command that does one thing and ends.
+fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Prints an error and gives the exit code for it.
+fn fail(error: impl std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("egress-gateway: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,191 @@
+//! The decision for one request, rule by rule, with nothing sent but DNS.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    client::Clients,
+    destination::Destination,
+    policy::{self, Answered, Case, Mode, Step, Verdict, address::Class, judge, vet},
+    reason::{Cause, Refusal},
+    target::Target,
+    view::View,
+};
+
+/// What would happen, and why (contract, section 11, `POST /v1/explain`).
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// `allowed` or `refused`.
+    pub decision: &'static str,
+    /// The public code, where it is refused.
+    pub code: Option<&'static str>,
+    /// The fine word, where it is refused.
+    pub cause: Option<&'static str>,
+    /// What to do next, where it is refused.
+    pub next_step: Option<String>,
+    /// The target that owns the destination.
+    pub target_id: Option<String>,
+    /// Every rule in the order in which it is asked.
+    pub rules: Vec<RuleSaid>,
+    /// Every address of the host, and what it is.
+    pub addresses: Vec<AddressSaid>,
+    /// The address that would be tried first.
+    pub pinned: Option<String>,
+    /// `direct`, or the tunnel's name.
+    pub route: Option<&'static str>,
+}
+
+/// What one rule said.
+#[derive(Debug, Serialize)]
+pub struct RuleSaid {
+    /// The rule.
+    pub name: &'static str,
+    /// `passed`, `refused` or `not_asked`.
+    pub verdict: &'static str,
+    /// Why, where it refused.
+    pub detail: Option<String>,
+}
+
+/// What one address is.
+#[derive(Debug, Serialize)]
+pub struct AddressSaid {
+    /// The address.
+    pub address: String,
+    /// `forbidden`, `private` or `global`.
+    pub class: String,
+    /// The block that it belongs to, and where that block is defined.
+    pub source: String,
+    /// `approved` or `refused`.
+    pub verdict: &'static str,
+}
+
+/// Who asks, where to, and whether DNS may be asked.
+#[derive(Debug)]
+pub struct Question {
+    /// The client's name. Without one, every client's rights are assumed.
+    pub client: Option<String>,
+    /// Where to.
+    pub destination: Destination,
+    /// Not even DNS is asked.
+    pub offline: bool,
+}
+
+/// Asks every rule in order and tells what each says. Nothing is remembered of it.
+pub async fn explain(view: &View, question: Question) -> Explanation {
+    let mut story = Story::default();
+    let outcome = tell(view, &question, &mut story).await;
+    let target = story.target;
+    let refusal = outcome.err().map(|refusal| match &target {
+        Some(target) => refusal.about(target.about(&view.egress_ips)),
+        None => refusal,
+    });
+    let egress = view.egress_ips.first().map_or("the gateway's address".into(), ToString::to_string);
+    Explanation {
+        decision: if refusal.is_some() { "refused" } else { "allowed" },
+        code: refusal.as_ref().map(|refusal| refusal.code().as_str()),
+        cause: refusal.as_ref().map(|refusal| refusal.cause.as_str()),
+        next_step: refusal.as_ref().map(|refusal| refusal.next_step(&egress)),
+        target_id: target.map(|target| target.id.to_string()),
+        rules: story.rules.into_iter().map(RuleSaid::from).collect(),
+        addresses: story.addresses,
+        pinned: story.pinned,
+        route: story.route,
+    }
+}
+
+#[derive(Default)]
+struct Story {
+    target: Option<Arc<Target>>,
+    rules: Vec<Step>,
+    addresses: Vec<AddressSaid>,
+    pinned: Option<String>,
+    route: Option<&'static str>,
+}
+
+impl Story {
+
+    /// Notes what a rule said and passes its value on.
+    fn said<T>(&mut self, name: &'static str, said: Result<T, Refusal>) -> Result<T, Refusal> {
+        let verdict = said.as_ref().map(|_| Verdict::Passed).map_err(Clone::clone);
+        self.rules.push(Step::new(name, verdict));
+        said
+    }
+
+    fn not_asked(&mut self, names: &[&'static str]) {
+        self.rules.extend(names.iter().map(|name| Step::new(name, Ok(Verdict::NotAsked))));
+    }
+}
+
+/// Rules 5, 6 and 8, which need addresses.
+const RESOLVE: &str = "name_resolves";
+const VET: &str = "addresses_approved";
+const ROUTE: &str = "route_available";
+
+async fn tell(view: &View, question: &Question, story: &mut Story) -> Result<(), Refusal> {
+    let client = match question.client.as_deref() {
+        None => Clients::unnamed(),
+        Some(name) => {
+            let known = view.clients.named(name).cloned();
+            let unknown = || {
+                let detail = format!("no client is named {name}");
+                Refusal::new(Cause::ClientUnauthenticated, detail)
+            };
+            story.said("client_known", known.ok_or_else(unknown))?
+        }
+    };
+    let destination = &question.destination;
+    let preferred = |target: &Target| client.may_use(&target.id) && target.connect_allowed();
+    let hint = destination.hint.as_ref();
+    let owner = view.targets.owner_of(&destination.authority, hint, preferred).cloned();
+    let target = story.said("target_owns_destination", owner)?;
+    story.target = Some(Arc::clone(&target));
+    let case = Case { client: &client, destination, target: &target, mode: Mode::Connect };
+    story.rules.extend(policy::explain(&case));
+    let permitted = policy::permit(&client, destination.clone(), &target, Mode::Connect);
+    let permit = permitted.inspect_err(|_| story.not_asked(&[RESOLVE, VET, ROUTE]))?;
+    let host = &destination.authority.host;
+    if question.offline && host.ip().is_none() {
+        story.not_asked(&[RESOLVE, VET]);
+        story.route = Some(story_route(view, &target, story)?);
+        return Ok(());
+    }
+    let resolved = view.egress.resolve(&target, host).await;
+    let addresses =
+        story.said(RESOLVE, resolved).inspect_err(|_| story.not_asked(&[VET, ROUTE]))?;
+    let scene = view.egress.scene.load();
+    let port = destination.authority.port;
+    story.addresses = addresses
+        .iter()
+        .map(|ip| AddressSaid::from(judge(&scene, &target.network, *ip, port)))
+        .collect();
+    let last_seen = view.egress.last_seen(&target, host);
+    let vetted = vet(&permit, &scene, &Answered { addresses: &addresses, port, last_seen });
+    let vetted = story.said(VET, vetted).inspect_err(|_| story.not_asked(&[ROUTE]))?;
+    story.route = Some(story_route(view, &target, story)?);
+    story.pinned = vetted.addresses().first().map(|one| one.addr().to_string());
+    Ok(())
+}
+
+fn story_route(view: &View, target: &Target, story: &mut Story) -> Result<&'static str, Refusal> {
+    story.said(ROUTE, view.egress.route(target))
+}
+
+impl From<Step> for RuleSaid {
+    fn from(step: Step) -> Self {
+        let verdict = step.word();
+        Self { name: step.name, verdict, detail: step.verdict.err().map(|refusal| refusal.detail) }
+    }
+}
+
+impl From<policy::Judgement> for AddressSaid {
+    fn from(judgement: policy::Judgement) -> Self {
+        let approved = judgement.approved && judgement.class != Class::Forbidden;
+        Self {
+            address: judgement.address.to_string(),
+            class: judgement.class.to_string(),
+            source: format!("{} ({})", judgement.name, judgement.source),
+            verdict: if approved { "approved" } else { "refused" },
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! From start to stop: bind, serve, reload, drain, hand over.
+
+mod listeners;
+mod readiness;
+mod systemd;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    admin::{Access, AdminState, AdminView},
+    config::{self, Config, Loaded},
+    gateway::Gateway,
+    server::Server,
+    sightings::Sightings,
+    store::{Store, StoreError},
+    telemetry::metrics::Metrics,
+    view::{Shared, View, ViewError},
+};
+use listeners::{Inherited, Listeners};
+use readiness::Readiness;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be used on this machine.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The database.
+    #[error("store.url: {0}")]
+    Store(#[from] StoreError),
+    /// A listener.
+    #[error("{0}")]
+    Listen(#[from] listeners::ListenError),
+    /// The metrics contradict each other: a mistake in the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Signal handlers or the like.
+    #[error("the system: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// How often the machine's own addresses are read again.
+const LOOK_AROUND_INTERVAL: Duration = Duration::from_secs(30);
+
+/// After `limits.drain_timeout`, how long cut tunnels may take to close.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running gateway.
+#[derive(Debug)]
+struct Running {
+    files: Vec<PathBuf>,
+    gateway: Arc<Gateway>,
+    server: Server,
+    listeners: Listeners,
+    admin: Arc<AdminState>,
+    shared: Shared,
+    fixed: Fixed,
+    store: Store,
+    background: TaskTracker,
+}
+
+/// Settings that take effect with a restart only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fixed {
+    store_url: String,
+    log: &'static str,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Self { store_url: config.store.url.expose().to_owned(), log: config.telemetry.log.as_str() }
+    }
+}
+
+/// Runs the gateway until it is told to stop. `files` are read again by a reload.
+///
+/// # Errors
+/// Why it does not start. Once it serves, it ends with `Ok`.
+pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> {
+    // Before anything else: a signal that comes while starting must not be lost.
+    let mut signals = Signals::new()?;
+    systemd::raise_file_limit();
+    let watched = loaded.files.clone();
+    let mut running = Running::start(files, loaded.config).await?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    running.announce();
+    let mut watcher = watch(&watched);
+    let mut watchdog = systemd::watchdog();
+    let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
+    systemd::ready();
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => running.reload(&mut watcher, "signal").await,
+            () = config::changed(&mut watcher) => running.reload(&mut watcher, "file").await,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            () = watchdog.due() => systemd::alive(),
+            _ = look_around.tick() => running.look_around(),
+        }
+    }
+    running.stop(&mut signals, &mut watchdog).await;
+    Ok(())
+}
+
+fn watch(files: &[PathBuf]) -> Option<config::Watcher> {
+    config::watch(files)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "configuration files are not watched; reload with SIGHUP");
+        })
+        .ok()
+}
+
+impl Running {
+    async fn start(files: Vec<PathBuf>, config: Config) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let fixed = Fixed::of(&config);
+        let store = Store::open(&fixed.store_url).await?;
+        let (sightings, writer) = Sightings::new(store.sightings().await?, store.clone());
+        let background = TaskTracker::new();
+        background.spawn(writer.run());
+        let shared = Shared {
+            sightings: Arc::new(sightings),
+            metrics: Arc::clone(&metrics),
+            needs_egress: true,
+        };
+        let mut listeners = Listeners::default();
+        let bound = listeners.bind(&config, &mut Inherited::from_environment())?;
+        let admin_view = admin_view(&config);
+        PolicyNote::of(&config).note(&metrics);
+        listeners.set_tls(config.proxy.tls.clone());
+        let addresses = listeners.addresses(&bound, &[]);
+        let view = View::new(config, addresses, &shared, None)?;
+        let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics)));
+        let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
+        let admin = Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
+        let server = Server::new(Arc::clone(&gateway), TaskTracker::new());
+        listeners.start(bound, &server, &admin);
+        metrics.config_last_reload_success.set(now_seconds());
+        Ok(Self { files, gateway, server, listeners, admin, shared, fixed, store, background })
+    }
+
+    /// What an operator should know of the way this gateway runs.
+    fn announce(&self) {
+        let view = self.gateway.view.load();
+        tracing::warn!(
+            "connectivity checks are not part of this version: no target is gated on a current check"
+        );
+        if !view.clients.required() {
+            tracing::warn!("no clients are configured: every process on this machine may use the proxy");
+        }
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            targets = view.targets.len(),
+            egress = ?view.egress_ips,
+            "started"
+        );
+    }
+
+    fn look_around(&self) {
+        if let Err(error) = self.gateway.view.load().look_around() {
+            tracing::error!(%error, "the machine's own addresses cannot be read");
+        }
+    }
+
+    /// Reads the configuration again, whole or not at all.
+    async fn reload(&mut self, watcher: &mut Option<config::Watcher>, trigger: &'static str) {
+        systemd::reloading();
+        let files = self.files.clone();
+        // Reading many targets takes a while; the data path must not wait for it.
+        let loaded = tokio::task::spawn_blocking(move || config::load(&files)).await;
+        let metrics = Arc::clone(&self.shared.metrics);
+        let watched = match loaded {
+            Ok(Ok(loaded)) => {
+                let watched = loaded.files.clone();
+                match self.apply(loaded) {
+                    Ok(()) => {
+                        metrics.config_reloads.with_label_values(&["success"]).inc();
+                        metrics.config_last_reload_success.set(now_seconds());
+                        let targets = self.gateway.view.load().targets.len();
+                        tracing::info!(trigger, targets, "configuration reloaded");
+                    }
+                    Err(error) => refused(&metrics, trigger, &[error.to_string()]),
+                }
+                watched
+            }
+            Ok(Err(invalid)) => {
+                let problems: Vec<_> = invalid.problems.iter().map(ToString::to_string).collect();
+                refused(&metrics, trigger, &problems);
+                invalid.files
+            }
+            Err(error) => {
+                refused(&metrics, trigger, &[error.to_string()]);
+                Vec::new()
+            }
+        };
+        if !watched.is_empty() {
+            *watcher = watch(&watched);
+        }
+        systemd::ready();
+    }
+
+    /// Makes a valid configuration the one in force. Everything that can fail comes first.
+    fn apply(&mut self, loaded: Loaded) -> Result<(), StartError> {
+        let config = loaded.config;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let fixed = Fixed::of(&config);
+        if fixed != self.fixed {
+            tracing::warn!("store.url, state_dir and telemetry.log take effect with a restart");
+        }
+        let bound = self.listeners.bind(&config, &mut Inherited::none())?;
+        let admin_view = admin_view(&config);
+        let tls = config.proxy.tls.clone();
+        let wanted = self.listeners.wanted(&config);
+        let policy = PolicyNote::of(&config);
+        let addresses = self.listeners.addresses(&bound, &wanted);
+        let previous = self.gateway.view.load_full();
+        let view = View::new(config, addresses, &self.shared, Some(&previous))?;
+        policy.note(&self.shared.metrics);
+        self.gateway.view.store(Arc::new(view));
+        self.listeners.set_tls(tls);
+        self.admin.view.store(Arc::new(admin_view));
+        self.listeners.start(bound, &self.server, &self.admin);
+        self.listeners.retain(&wanted);
+        Ok(())
+    }
+
+    /// Drains: queued connections are taken in, open tunnels get `limits.drain_timeout`. A second
+    /// signal ends the wait.
+    async fn stop(self, signals: &mut Signals, watchdog: &mut systemd::Watchdog) {
+        systemd::stopping();
+        let drain_timeout = self.gateway.view.load().limits.drain_timeout;
+        tracing::info!(?drain_timeout, "draining");
+        self.server.begin_draining();
+        self.listeners.stop_proxies();
+        let drained = async {
+            self.listeners.proxies_closed().await;
+            self.server.tasks.close();
+            self.server.tasks.wait().await;
+        };
+        let mut drained = std::pin::pin!(tokio::time::timeout(drain_timeout, drained));
+        let in_time = loop {
+            tokio::select! {
+                result = &mut drained => break result.is_ok(),
+                _ = signals.terminate.recv() => break false,
+                _ = signals.interrupt.recv() => break false,
+                () = watchdog.due() => systemd::alive(),
+            }
+        };
+        if !in_time {
+            tracing::warn!(open = self.server.tasks.len(), "connections are cut");
+            self.gateway.cut.cancel();
+            self.server.tasks.close();
+            let _cut = tokio::time::timeout(CUT_TIMEOUT, self.server.tasks.wait()).await;
+        }
+        self.finish().await;
+    }
+
+    async fn finish(self) {
+        self.listeners.stop_admin().await;
+        // The last sender of sightings goes with these; the writer then empties its queue and ends.
+        let Self { gateway, server, admin, shared, background, store, .. } = self;
+        drop((gateway, server, admin, shared));
+        background.close();
+        let _written = tokio::time::timeout(CUT_TIMEOUT, background.wait()).await;
+        store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn refused(metrics: &Metrics, trigger: &'static str, problems: &[String]) {
+    metrics.config_reloads.with_label_values(&["failure"]).inc();
+    for problem in problems {
+        tracing::error!(trigger, problem, "configuration refused; the old one stays in force");
+    }
+}
+
+/// What metrics say of the policy, so that an alert can watch it.
+struct PolicyNote {
+    allow_loopback: bool,
+    require_current_check: bool,
+}
+
+impl PolicyNote {
+    fn of(config: &Config) -> Self {
+        let policy = &config.policy;
+        Self {
+            allow_loopback: policy.allow_loopback,
+            require_current_check: policy.require_current_check,
+        }
+    }
+
+    fn note(&self, metrics: &Metrics) {
+        metrics.loopback_allowed.set(i64::from(self.allow_loopback));
+        metrics.checks_required.set(i64::from(self.require_current_check));
+        if self.allow_loopback {
+            tracing::warn!("policy.allow_loopback is on: loopback counts as private; for development only");
+        }
+    }
+}
+
+fn admin_view(config: &Config) -> AdminView {
+    AdminView {
+        egress_ip: config.egress.ip.clone(),
+        ranges: config.egress.ranges.clone(),
+        tokens: config.admin.tokens.iter().map(Access::from).collect(),
+        hosts: config.admin.hosts.clone(),
+    }
+}
+
+fn now_seconds() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
