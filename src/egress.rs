@@ -130,9 +130,9 @@ impl Egress {
             Host::Name(name) => name,
         };
         let answer = self.resolver_of(target)?.resolve(name).await;
-        answer.map(|answer| answer.addresses).map_err(|error| {
-            Refusal::new(Cause::from(&error), format!("{name}: {error}"))
-        })
+        answer
+            .map(|answer| answer.addresses)
+            .map_err(|error| Refusal::new(Cause::from(&error), format!("{name}: {error}")))
     }
 
     /// The class of the target's name when it was last vetted.
@@ -163,7 +163,8 @@ impl Egress {
             return Ok(&self.resolver);
         };
         let unavailable = || {
-            let detail = format!("resolver {name} is reached through a tunnel that does not carry traffic");
+            let detail =
+                format!("resolver {name} is reached through a tunnel that does not carry traffic");
             Refusal::new(Cause::TunnelUnavailable, detail)
         };
         self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)

@@ -80,7 +80,8 @@ pub async fn explain(view: &View, question: Question) -> Explanation {
         Some(target) => refusal.about(target.about(&view.egress_ips)),
         None => refusal,
     });
-    let egress = view.egress_ips.first().map_or("the gateway's address".into(), ToString::to_string);
+    let egress =
+        view.egress_ips.first().map_or("the gateway's address".into(), ToString::to_string);
     Explanation {
         decision: if refusal.is_some() { "refused" } else { "allowed" },
         code: refusal.as_ref().map(|refusal| refusal.code().as_str()),
@@ -104,7 +105,6 @@ struct Story {
 }
 
 impl Story {
-
     /// Notes what a rule said and passes its value on.
     fn said<T>(&mut self, name: &'static str, said: Result<T, Refusal>) -> Result<T, Refusal> {
         let verdict = said.as_ref().map(|_| Verdict::Passed).map_err(Clone::clone);

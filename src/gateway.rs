@@ -120,10 +120,12 @@ impl Gateway {
         request: ConnectRequest<'_>,
         record: &mut Record,
     ) -> Result<(TcpStream, Terms, (Slot<String>, Slot<TargetId>)), Refusal> {
+        // Read first, so that the record of an unknown client's request says what it asked for.
+        let destination = Destination::connect(request.target, request.headers);
+        record.authority = destination.as_ref().ok().map(|asked| asked.authority.to_string());
         self.still_open(from)?;
         let client = authenticate(view, from, request.headers, record)?;
-        let destination = Destination::connect(request.target, request.headers)?;
-        record.authority = Some(destination.authority.to_string());
+        let destination = destination?;
         let started = Instant::now();
         let target = owner_of(view, &client, &destination)?;
         record.target = Some(target.id.clone());

@@ -40,3 +40,7 @@ pub mod slots;
 pub mod store;
 pub mod telemetry;
 pub mod view;
+
+// the program
+pub mod cli;
+pub mod lifecycle;

@@ -93,7 +93,12 @@ impl View {
         };
         let resolver = match config.dns_servers {
             Some(servers) => resolver(settings(servers), previous)?,
-            None => resolver(settings(system_servers()?), previous)?,
+            None => {
+                // The system may list servers of a family that has no egress address.
+                let usable = |server: &Server| addresses.uses(server.address().ip());
+                let servers = system_servers()?.into_iter().filter(usable).collect();
+                resolver(settings(servers), previous)?
+            }
         };
         let mut resolvers = HashMap::new();
         for (name, one) in config.resolvers {

@@ -58,8 +58,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(invalid) => return fail(format!("the configuration is not valid\n{invalid}"), USAGE),
     };
-    let question =
-        Question { client: arguments.client, destination, offline: arguments.offline };
+    let question = Question { client: arguments.client, destination, offline: arguments.offline };
     let explanation = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let view = view(loaded.config, question.offline).await?;
@@ -118,7 +117,10 @@ fn print(explanation: &Explanation) {
         println!("{:<10} {}{detail}", rule.verdict, rule.name);
     }
     for address in &explanation.addresses {
-        println!("{:<10} {:<24} {:<10} {}", address.verdict, address.address, address.class, address.source);
+        println!(
+            "{:<10} {:<24} {:<10} {}",
+            address.verdict, address.address, address.class, address.source
+        );
     }
     println!();
     match (explanation.code, explanation.cause) {
@@ -129,7 +131,8 @@ fn print(explanation: &Explanation) {
         (_, _) => {
             let target = explanation.target_id.as_deref().unwrap_or_default();
             let route = explanation.route.unwrap_or_default();
-            let pinned = explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
+            let pinned =
+                explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
             println!("allowed: target {target}, {route}, to {pinned}");
         }
     }

@@ -28,7 +28,10 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Exit 0 when ready, 1 when not.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let Some((address, path)) = parse(&arguments.url) else {
-        return fail("--url must be http://ADDRESS:PORT/PATH, with an IP literal or localhost", USAGE);
+        return fail(
+            "--url must be http://ADDRESS:PORT/PATH, with an IP literal or localhost",
+            USAGE,
+        );
     };
     let answer = small_runtime().and_then(|runtime| {
         runtime.block_on(async {
@@ -83,7 +86,8 @@ mod tests {
         let (address, path) = parse("http://localhost:9128/readyz").unwrap();
         assert_eq!((address.to_string().as_str(), path.as_str()), ("127.0.0.1:9128", "/readyz"));
         assert!(parse("http://[::1]:9128/readyz").is_some());
-        for wrong in ["https://127.0.0.1/readyz", "http://example.com/readyz", "127.0.0.1:9128", ""] {
+        for wrong in ["https://127.0.0.1/readyz", "http://example.com/readyz", "127.0.0.1:9128", ""]
+        {
             assert!(parse(wrong).is_none(), "{wrong}");
         }
     }

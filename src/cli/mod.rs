@@ -1,8 +1,11 @@
 //! The commands. Data goes to standard output, everything else to standard error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where output has its place")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where output has its place"
+)]
 
 mod config;
-mod demo;
 mod explain;
 mod health;
 mod serve;
@@ -36,8 +39,6 @@ enum Command {
     /// Without --config it reads config/gateway.toml where that is present, else it uses built-in
     /// defaults: loopback listeners, state in ./state.
     Serve(Files),
-    /// Show each policy decision as it happens, on loopback, with nothing else installed
-    Demo,
     /// Tell the decision for one request, rule by rule; nothing is sent but DNS
     Explain(explain::Arguments),
     /// Work with configuration files
@@ -55,7 +56,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Validate everything and print every problem with file, line and key
-    #[command(after_help = "Example:\n  egress-gateway config check --config gateway.toml --config targets.toml")]
+    #[command(
+        after_help = "Example:\n  egress-gateway config check --config gateway.toml --config targets.toml"
+    )]
     Check(Files),
 }
 
@@ -81,7 +84,6 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(files) => serve::run(&files),
-        Command::Demo => demo::run(),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
         Command::Health(arguments) => health::run(&arguments),

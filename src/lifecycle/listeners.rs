@@ -219,7 +219,10 @@ impl Inherited {
     /// Takes what was handed down: sockets named `admin` (`FileDescriptorName=`) serve the admin
     /// API, all others the proxy.
     pub(super) fn from_environment() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "sd_listen_fds(3): names come by environment")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "sd_listen_fds(3): names come by environment"
+        )]
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<_> = names.split(':').collect();
         let mut handed_down = listenfd::ListenFd::from_env();
@@ -241,7 +244,8 @@ impl Inherited {
     }
 
     fn take(&mut self, kind: Kind) -> Vec<StdListener> {
-        let (wanted, rest) = std::mem::take(&mut self.0).into_iter().partition(|(of, _)| *of == kind);
+        let (wanted, rest) =
+            std::mem::take(&mut self.0).into_iter().partition(|(of, _)| *of == kind);
         self.0 = rest;
         let wanted: Vec<(Kind, StdListener)> = wanted;
         wanted.into_iter().map(|(_, socket)| socket).collect()

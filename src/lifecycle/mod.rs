@@ -10,15 +10,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{Access, AdminState, AdminView},
-    config::{self, Config, Loaded},
+    admin::{Access, AdminState, AdminView, Role},
+    config::{self, AdminToken, Config, Loaded, reload::Watcher},
     gateway::Gateway,
+    origin::Host,
     server::Server,
     sightings::Sightings,
     store::{Store, StoreError},
     telemetry::metrics::Metrics,
     view::{Shared, View, ViewError},
 };
+pub use listeners::ListenError;
 use listeners::{Inherited, Listeners};
 use readiness::Readiness;
 
@@ -33,7 +35,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// A listener.
     #[error("{0}")]
-    Listen(#[from] listeners::ListenError),
+    Listen(#[from] ListenError),
     /// The metrics contradict each other: a mistake in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -89,14 +91,17 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
         tracing::warn!("{warning}");
     }
     running.announce();
-    let mut watcher = watch(&watched);
+    let mut watcher = config::reload::watch(&watched);
+    if let Some(fault) = watcher.fault() {
+        tracing::warn!(fault, "changes of configuration files are noticed late");
+    }
     let mut watchdog = systemd::watchdog();
     let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
     systemd::ready();
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => running.reload(&mut watcher, "signal").await,
-            () = config::changed(&mut watcher) => running.reload(&mut watcher, "file").await,
+            () = watcher.changed() => running.reload(&mut watcher, "file").await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             () = watchdog.due() => systemd::alive(),
@@ -105,14 +110,6 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
     }
     running.stop(&mut signals, &mut watchdog).await;
     Ok(())
-}
-
-fn watch(files: &[PathBuf]) -> Option<config::Watcher> {
-    config::watch(files)
-        .inspect_err(|error| {
-            tracing::warn!(%error, "configuration files are not watched; reload with SIGHUP");
-        })
-        .ok()
 }
 
 impl Running {
@@ -137,7 +134,8 @@ impl Running {
         let view = View::new(config, addresses, &shared, None)?;
         let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics)));
         let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
-        let admin = Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
+        let admin =
+            Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
         let server = Server::new(Arc::clone(&gateway), TaskTracker::new());
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
@@ -151,12 +149,15 @@ impl Running {
             "connectivity checks are not part of this version: no target is gated on a current check"
         );
         if !view.clients.required() {
-            tracing::warn!("no clients are configured: every process on this machine may use the proxy");
+            tracing::warn!(
+                "no clients are configured: every process on this machine may use the proxy"
+            );
         }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             targets = view.targets.len(),
-            egress = ?view.egress_ips,
+            egress_ip =
+                view.egress_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             "started"
         );
     }
@@ -168,7 +169,7 @@ impl Running {
     }
 
     /// Reads the configuration again, whole or not at all.
-    async fn reload(&mut self, watcher: &mut Option<config::Watcher>, trigger: &'static str) {
+    async fn reload(&mut self, watcher: &mut Watcher, trigger: &'static str) {
         systemd::reloading();
         let files = self.files.clone();
         // Reading many targets takes a while; the data path must not wait for it.
@@ -199,7 +200,7 @@ impl Running {
             }
         };
         if !watched.is_empty() {
-            *watcher = watch(&watched);
+            watcher.rearm(&watched);
         }
         systemd::ready();
     }
@@ -239,20 +240,7 @@ impl Running {
         tracing::info!(?drain_timeout, "draining");
         self.server.begin_draining();
         self.listeners.stop_proxies();
-        let drained = async {
-            self.listeners.proxies_closed().await;
-            self.server.tasks.close();
-            self.server.tasks.wait().await;
-        };
-        let mut drained = std::pin::pin!(tokio::time::timeout(drain_timeout, drained));
-        let in_time = loop {
-            tokio::select! {
-                result = &mut drained => break result.is_ok(),
-                _ = signals.terminate.recv() => break false,
-                _ = signals.interrupt.recv() => break false,
-                () = watchdog.due() => systemd::alive(),
-            }
-        };
+        let in_time = self.drained_within(drain_timeout, signals, watchdog).await;
         if !in_time {
             tracing::warn!(open = self.server.tasks.len(), "connections are cut");
             self.gateway.cut.cancel();
@@ -260,6 +248,29 @@ impl Running {
             let _cut = tokio::time::timeout(CUT_TIMEOUT, self.server.tasks.wait()).await;
         }
         self.finish().await;
+    }
+
+    /// Whether everything ended before the time limit and before a second signal.
+    async fn drained_within(
+        &self,
+        limit: Duration,
+        signals: &mut Signals,
+        watchdog: &mut systemd::Watchdog,
+    ) -> bool {
+        let drained = async {
+            self.listeners.proxies_closed().await;
+            self.server.tasks.close();
+            self.server.tasks.wait().await;
+        };
+        let mut drained = std::pin::pin!(tokio::time::timeout(limit, drained));
+        loop {
+            tokio::select! {
+                result = &mut drained => return result.is_ok(),
+                _ = signals.terminate.recv() => return false,
+                _ = signals.interrupt.recv() => return false,
+                () = watchdog.due() => systemd::alive(),
+            }
+        }
     }
 
     async fn finish(self) {
@@ -300,7 +311,9 @@ impl PolicyNote {
         metrics.loopback_allowed.set(i64::from(self.allow_loopback));
         metrics.checks_required.set(i64::from(self.require_current_check));
         if self.allow_loopback {
-            tracing::warn!("policy.allow_loopback is on: loopback counts as private; for development only");
+            tracing::warn!(
+                "policy.allow_loopback is on: loopback counts as private; for development only"
+            );
         }
     }
 }
@@ -309,9 +322,17 @@ fn admin_view(config: &Config) -> AdminView {
     AdminView {
         egress_ip: config.egress.ip.clone(),
         ranges: config.egress.ranges.clone(),
-        tokens: config.admin.tokens.iter().map(Access::from).collect(),
-        hosts: config.admin.hosts.clone(),
+        tokens: config.admin.tokens.iter().map(access).collect(),
+        hosts: config.admin.hosts.iter().filter_map(|name| Host::parse(name).ok()).collect(),
     }
+}
+
+fn access(token: &AdminToken) -> Access {
+    let role = match token.role {
+        config::Role::Read => Role::Read,
+        config::Role::Operate => Role::Operate,
+    };
+    Access { name: token.name.as_str().into(), role, fingerprint: token.token.fingerprint() }
 }
 
 fn now_seconds() -> f64 {

@@ -1,0 +1,159 @@
+//! Reads the targets of all files, one at a time.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
+
+use figment::value::Value;
+
+use super::{
+    document::{Document, Entry, NotAlone, SyntaxError},
+    place::{Located, Place, nearest},
+    reference::{Base, References},
+};
+use crate::{
+    fields::{Fields, Problem, Problems, expected},
+    target::{Surroundings, Target, provider::Catalogue, read_draft},
+};
+
+/// What targets may refer to.
+pub(super) struct Known<'a> {
+    pub(super) tunnels: &'a [String],
+    pub(super) resolvers: &'a [String],
+}
+
+/// The targets of all files so far.
+#[derive(Default)]
+pub(super) struct Targets {
+    targets: Vec<Target>,
+    /// Where each of them stands: file and line. Numbers of that size, as there are many.
+    places: Vec<(u32, u32)>,
+    /// How many there were, those with problems included.
+    count: usize,
+    problems: Vec<Located>,
+}
+
+impl Targets {
+    /// Reads the targets of a file and adds them.
+    pub(super) fn add(
+        &mut self,
+        index: usize,
+        document: &mut Document,
+        references: &References<'_>,
+        known: &Known<'_>,
+    ) {
+        let (read, count) = (self.targets.len(), self.count);
+        let problems = self.problems.len();
+        self.targets.reserve_exact(document.target_count());
+        self.places.reserve_exact(document.target_count());
+        if let Err(NotAlone) = self.read(index, document, references, known) {
+            self.targets.truncate(read);
+            self.places.truncate(read);
+            self.problems.truncate(problems);
+            self.count = count;
+            match document.parse_whole() {
+                Ok(()) => {
+                    // Parsed whole, every entry has its place.
+                    let _not_alone = self.read(index, document, references, known);
+                }
+                Err(error) => self.problems.push(syntax(document.path().to_owned(), error)),
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        index: usize,
+        document: &Document,
+        references: &References<'_>,
+        known: &Known<'_>,
+    ) -> Result<(), NotAlone> {
+        let base = Base::Folder(document.folder());
+        let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
+        let around = Surroundings {
+            catalogue: Catalogue::embedded(),
+            has_tunnel: &|name| named(known.tunnels, name),
+            has_resolver: &|name| named(known.resolvers, name),
+            secret: &|value| references.secret(base, value),
+            file: &|path| references.pem(base, &Value::from(path)),
+        };
+        document.targets(&mut |entry| {
+            let path = format!("targets[{}]", self.count);
+            self.count = self.count.saturating_add(1);
+            let mut problems = Problems::new();
+            let target = match entry.value() {
+                Value::Dict(_, dict) => {
+                    read_draft(Fields::new(path.as_str(), dict, &mut problems), &around)
+                }
+                other @ (Value::String(..)
+                | Value::Char(..)
+                | Value::Bool(..)
+                | Value::Num(..)
+                | Value::Empty(..)
+                | Value::Array(..)) => {
+                    let message = expected("a table", &other);
+                    problems.push(Problem { key: path.clone(), message });
+                    None
+                }
+            };
+            if let Some(target) = target {
+                self.targets.push(target);
+                let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+                self.places.push((number(index), number(entry.line())));
+            }
+            if !problems.is_empty() {
+                self.problems.extend(locate(document, entry, &path, problems));
+            }
+        })
+    }
+
+    /// All targets, or what is wrong with them. Ids are unique in all files together.
+    pub(super) fn finish(mut self, documents: &[Document]) -> (Vec<Target>, Vec<Located>) {
+        let mut known: HashMap<&str, (u32, u32)> = HashMap::with_capacity(self.targets.len());
+        for (target, place) in self.targets.iter().zip(&self.places) {
+            let Some(before) = known.insert(target.id.as_str(), *place) else { continue };
+            let at = |(document, line): (u32, u32)| {
+                let document = documents.get(usize::try_from(document).ok()?)?;
+                Some((document.path().to_owned(), usize::try_from(line).ok()?))
+            };
+            let Some(((path, line), (other, other_line))) = at(*place).zip(at(before)) else {
+                continue;
+            };
+            let other = other.display();
+            self.problems.push(Located {
+                place: Place::Line(path, line),
+                key: "targets.id".into(),
+                message: format!("there is another target {}, at {other}:{other_line}", target.id),
+            });
+        }
+        drop(known);
+        (self.targets, self.problems)
+    }
+}
+
+fn locate<'a>(
+    document: &'a Document,
+    entry: &Entry<'_>,
+    path: &str,
+    problems: Problems,
+) -> impl Iterator<Item = Located> + use<'a> {
+    let lines: BTreeMap<String, usize> = entry.key_lines(path);
+    problems.into_iter().map(move |problem| {
+        let line = nearest(&lines, &problem.key).copied().unwrap_or(1);
+        Located {
+            place: Place::Line(document.path().to_owned(), line),
+            key: problem.key,
+            message: problem.message,
+        }
+    })
+}
+
+/// A syntax error of a file.
+pub(super) fn syntax(path: PathBuf, error: SyntaxError) -> Located {
+    Located {
+        place: Place::Column(path, error.line, error.column),
+        key: String::new(),
+        message: error.message,
+    }
+}
