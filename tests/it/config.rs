@@ -74,7 +74,7 @@ max_header_bytes = "64 elephants"
 log = "xml"
 [[clients]]
 name = "app"
-token = "a-plain-token-value-4711"
+token = "a-plain-token-dahlia"
 [[targets]]
 id = "Not A Slug"
 provider_key = "jira_data_centre"
@@ -108,8 +108,8 @@ resolver = "nobody"
                 (14, "id"),
                 (15, "provider_key"),
                 (17, "base_url"),
-                (24, "tunnel"),
-                (25, "resolver"),
+                (25, "tunnel"),
+                (26, "resolver"),
             ] {
                 let place = format!("gateway.toml:{line}");
                 let told = said.lines().any(|one| one.contains(&place) && one.contains(key));
@@ -117,7 +117,7 @@ resolver = "nobody"
             }
             assert!(said.contains("idle_timeout"), "no hint:\n{said}");
             assert!(said.contains("jira_data_center"), "no hint:\n{said}");
-            assert!(!said.contains("4711"), "a secret is repeated:\n{said}");
+            assert!(!said.contains("dahlia"), "a secret is repeated:\n{said}");
             assert!(!said.contains("user:pass"), "a password is repeated:\n{said}");
         }
     });

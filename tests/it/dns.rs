@@ -288,7 +288,7 @@ fn simultaneous_requests_for_one_name_share_one_question() {
             (lab.dns.queries("acme.example") > 0).then_some(())
         })
         .await;
-        gateway.wait_metric("egress_connections", &[], |open| open >= 20.0).await;
+        gateway.wait_metric("egress_connections", &[("kind", "client")], |open| open >= 20.0).await;
         lab.dns.release();
         for conn in &mut waiting {
             assert_eq!(conn.reply().await.status, 200);

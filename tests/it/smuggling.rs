@@ -85,14 +85,14 @@ fn a_refusal_never_repeats_what_the_client_sent() {
         let gateway = lab.gateway_with_acme().await;
         // BYPASSES 99: Squid's CVE-2025-62168 echoed Authorization into its error page.
         let fields = [
-            ("Authorization", "Bearer the-customers-token-4711"),
-            ("Cookie", "session=the-customers-session-4711"),
-            ("Proxy-Authorization", "Bearer a-clients-token-4711"),
+            ("Authorization", "Bearer customer-token-dahlia"),
+            ("Cookie", "session=customer-session-dahlia"),
+            ("Proxy-Authorization", "Bearer client-token-dahlia"),
         ];
         let reply = gateway.connect_with("evil.example:443", &fields).await.reply;
         assert_eq!(reply.status, 403);
         let whole =
             format!("{reply:?}{}{}", String::from_utf8_lossy(&reply.body), gateway.log_text());
-        assert!(!whole.contains("4711"), "{whole}");
+        assert!(!whole.contains("dahlia"), "{whole}");
     });
 }

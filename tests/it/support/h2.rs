@@ -112,12 +112,25 @@ impl H2Tunnel {
         bytes
     }
 
+    /// Everything until the other side ends the stream, in whichever way.
+    pub(crate) async fn until_closed(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(Ok(chunk)) = within("the stream's end", self.down.data()).await {
+            self.down.flow_control().release_capacity(chunk.len()).unwrap();
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes
+    }
+
     /// Whether the other side finished cleanly here; otherwise it reset.
     pub(crate) async fn finished(&mut self) -> bool {
-        match within("the stream's end", self.down.data()).await {
-            None => true,
-            Some(Ok(more)) => panic!("more data: {more:?}"),
-            Some(Err(_)) => false,
+        loop {
+            match within("the stream's end", self.down.data()).await {
+                None => return true,
+                Some(Ok(nothing)) if nothing.is_empty() => {}
+                Some(Ok(more)) => panic!("more data: {more:?}"),
+                Some(Err(_)) => return false,
+            }
         }
     }
 }

@@ -73,6 +73,7 @@ fn outside(name: &str) {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, name)
+        .env("RUST_BACKTRACE", "0")
         .env(DONE, &done)
         .stdin(Stdio::null())
         .output()
