@@ -81,7 +81,7 @@ pub async fn explain(view: &View, question: Question) -> Explanation {
         None => refusal,
     });
     let egress =
-        view.egress_ips.first().map_or("the gateway's address".into(), ToString::to_string);
+        view.egress_ips.first().map_or_else(|| "the gateway's address".into(), ToString::to_string);
     Explanation {
         decision: if refusal.is_some() { "refused" } else { "allowed" },
         code: refusal.as_ref().map(|refusal| refusal.code().as_str()),

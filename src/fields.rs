@@ -105,7 +105,11 @@ impl<'a> Fields<'a> {
                 .filter(|part| !part.trim().is_empty())
                 .map(|part| Value::String(tag, part.trim().to_owned()))
                 .collect(),
-            other => {
+            other @ (Value::Char(..)
+            | Value::Bool(..)
+            | Value::Num(..)
+            | Value::Empty(..)
+            | Value::Dict(..)) => {
                 self.problem(key, expected("a list of strings", &other));
                 return None;
             }
@@ -294,7 +298,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some((days, rest)) => (days.parse::<u32>().map_err(|_| wrong())?, rest),
         None => (0, text),
     };
-    let mut total = Duration::from_secs(24 * 60 * 60).saturating_mul(days);
+    let mut total = Duration::from_hours(24).saturating_mul(days);
     if !rest.is_empty() {
         let part: jiff::SignedDuration = rest.parse().map_err(|_| wrong())?;
         total = total.saturating_add(Duration::try_from(part).map_err(|_| wrong())?);

@@ -91,21 +91,20 @@ impl View {
         let settings = |servers: Vec<Server>| {
             resolve::Settings::new(servers, config.limits.dns_timeout, addresses.clone())
         };
-        let resolver = match config.dns_servers {
-            Some(servers) => resolver(settings(servers), previous)?,
-            None => {
-                // The system may list servers of a family that has no egress address.
-                let usable = |server: &Server| addresses.uses(server.address().ip());
-                let servers = system_servers()?.into_iter().filter(usable).collect();
-                resolver(settings(servers), previous)?
-            }
+        let servers = if let Some(servers) = config.dns_servers {
+            servers
+        } else {
+            // The system may list servers of a family that has no egress address.
+            let usable = |server: &Server| addresses.uses(server.address().ip());
+            system_servers()?.into_iter().filter(usable).collect()
         };
+        let default_resolver = resolver(settings(servers), previous)?;
         let mut resolvers = HashMap::new();
         for (name, one) in config.resolvers {
             // One behind a tunnel is not asked directly, whatever happens.
             let reachable = match one.tunnel {
                 Some(_) => None,
-                None => Some(self::resolver(settings(one.servers), previous)?),
+                None => Some(resolver(settings(one.servers), previous)?),
             };
             resolvers.insert(name, reachable);
         }
@@ -116,7 +115,7 @@ impl View {
                 direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
                 addresses,
                 scene: ArcSwap::from_pointee(Scene::default()),
-                resolver,
+                resolver: default_resolver,
                 resolvers,
                 sightings: Arc::clone(&shared.sightings),
                 metrics: Arc::clone(&shared.metrics),

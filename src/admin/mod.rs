@@ -1,7 +1,7 @@
 //! The admin listener: health, metrics and what customers need to know of the gateway.
 //!
 //! Each group of routes has a file of its own: [`health`] for machines that watch the gateway,
-//! [`reference`] for what it is and what its words mean. In front of all of them stand the checks
+//! [`mod@reference`] for what it is and what its words mean. In front of all of them stand the checks
 //! of [`guard`]: the `Host` field, the token, its role. Errors are problem documents ([`problem`])
 //! and never repeat anything of the request.
 

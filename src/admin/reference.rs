@@ -143,11 +143,10 @@ fn listed_code(code: Code, egress: &str) -> ListedCode {
 }
 
 /// A cause as it shows for a target of each kind: the code depends on that. The refusals themselves
-/// know how; nothing of it is repeated here. Cloud comes last, as it is there that the owner is
-/// another than the cause's own.
+/// know how; nothing of it is repeated here.
 fn refusals(cause: Cause) -> impl Iterator<Item = Refusal> {
     let target_id: Arc<str> = Arc::from("");
-    DeploymentMode::ALL.into_iter().rev().flat_map(move |mode| {
+    DeploymentMode::ALL.into_iter().flat_map(move |mode| {
         let target_id = Arc::clone(&target_id);
         [false, true].into_iter().map(move |allowlist_lacks_egress| {
             let target_id = Arc::clone(&target_id);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -47,12 +48,20 @@ impl Probe for Switch {
     }
 }
 
-/// A probe that never answers.
-struct Stuck;
+/// A probe that tells when it is asked, and answers when it is let.
+#[derive(Clone, Default)]
+struct Gate {
+    asked: Arc<Notify>,
+    open: Arc<Notify>,
+}
 
-impl Probe for Stuck {
+impl Probe for Gate {
     fn checks(&self) -> BoxFuture<'_, Vec<Check>> {
-        Box::pin(std::future::pending())
+        Box::pin(async {
+            self.asked.notify_one();
+            self.open.notified().await;
+            vec![Check::ok("resolver", "answers")]
+        })
     }
 }
 
@@ -310,7 +319,7 @@ async fn readiness_turns_when_a_check_fails_and_back() {
 #[tokio::test]
 async fn a_probe_that_hangs_is_not_ready_within_its_limit() {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let state = Arc::new(AdminState::new(metrics, Arc::new(Stuck), AdminView::default()));
+    let state = Arc::new(AdminState::new(metrics, Arc::new(Gate::default()), AdminView::default()));
     let begun = tokio::time::Instant::now();
     let answer = timeout(PATIENCE, health::readyz(axum::extract::State(state))).await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -539,7 +548,9 @@ async fn a_head_beyond_the_limit_is_refused() {
 
 #[tokio::test]
 async fn told_to_stop_it_closes_idle_connections_and_ends() {
-    let admin = plain(AdminView::default()).await;
+    let limits = Limits { drain_timeout: 10 * PATIENCE, ..Limits::default() };
+    let limits = Limits { header_timeout: 10 * PATIENCE, ..limits };
+    let admin = start(AdminView::default(), Switch::on(), limits).await;
     let mut idle = TcpStream::connect(admin.address).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut head = [0; 15];
@@ -551,20 +562,32 @@ async fn told_to_stop_it_closes_idle_connections_and_ends() {
     assert!(TcpStream::connect(admin.address).await.is_err());
 }
 
-#[tokio::test]
-async fn told_to_stop_it_lets_a_request_end_within_the_limit() {
-    let limits = Limits { drain_timeout: Duration::from_millis(100), ..Limits::default() };
-    let stuck = start(AdminView::default(), Stuck, limits).await;
-    let mut asking = TcpStream::connect(stuck.address).await.unwrap();
+/// A listener that is told to stop while it works on a request for `/readyz`, and the asker.
+async fn stopped_while_asked(gate: &Gate, drain_timeout: Duration) -> (Admin, TcpStream) {
+    let limits = Limits { drain_timeout, ..Limits::default() };
+    let admin = start(AdminView::default(), gate.clone(), limits).await;
+    let mut asking = TcpStream::connect(admin.address).await.unwrap();
     asking.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let gauge = stuck.state.metrics.connections.with_label_values(&["admin"]);
-    timeout(PATIENCE, async {
-        while gauge.get() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
-    stuck.stop.cancel();
-    timeout(PATIENCE, stuck.serving).await.unwrap().unwrap();
+    timeout(PATIENCE, gate.asked.notified()).await.unwrap();
+    admin.stop.cancel();
+    let closed = async { while TcpStream::connect(admin.address).await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("it accepts no more");
+    (admin, asking)
+}
+
+#[tokio::test]
+async fn told_to_stop_it_lets_a_request_end() {
+    let gate = Gate::default();
+    let (admin, asking) = stopped_while_asked(&gate, 10 * PATIENCE).await;
+    gate.open.notify_one();
+    let answer = String::from_utf8(rest_of(asking).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    timeout(PATIENCE, admin.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn told_to_stop_it_cuts_a_request_that_does_not_end_within_the_limit() {
+    let (admin, asking) = stopped_while_asked(&Gate::default(), Duration::from_millis(50)).await;
+    assert_eq!(rest_of(asking).await, b"");
+    timeout(PATIENCE, admin.serving).await.unwrap().unwrap();
 }

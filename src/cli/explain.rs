@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// HOST:PORT, or the https URL that a client would ask for through HTTPS_PROXY
+    /// HOST:PORT, or the https URL that a client would ask for through `HTTPS_PROXY`
     #[arg(value_name = "URL_OR_HOST:PORT")]
     what: String,
 }
@@ -123,17 +123,14 @@ fn print(explanation: &Explanation) {
         );
     }
     println!();
-    match (explanation.code, explanation.cause) {
-        (Some(code), Some(cause)) => {
-            println!("refused: {code} ({cause})");
-            println!("next step: {}", explanation.next_step.as_deref().unwrap_or_default());
-        }
-        (_, _) => {
-            let target = explanation.target_id.as_deref().unwrap_or_default();
-            let route = explanation.route.unwrap_or_default();
-            let pinned =
-                explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
-            println!("allowed: target {target}, {route}, to {pinned}");
-        }
+    if let (Some(code), Some(cause)) = (explanation.code, explanation.cause) {
+        println!("refused: {code} ({cause})");
+        println!("next step: {}", explanation.next_step.as_deref().unwrap_or_default());
+    } else {
+        let target = explanation.target_id.as_deref().unwrap_or_default();
+        let route = explanation.route.unwrap_or_default();
+        let pinned =
+            explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
+        println!("allowed: target {target}, {route}, to {pinned}");
     }
 }

@@ -300,5 +300,5 @@ fn bad_hello(what: &str) -> Refusal {
 
 /// `from + by`, or a day later where the clock would overflow.
 fn far(from: Instant, by: Duration) -> Instant {
-    from.checked_add(by).or_else(|| from.checked_add(Duration::from_secs(86_400))).unwrap_or(from)
+    from.checked_add(by).or_else(|| from.checked_add(Duration::from_hours(24))).unwrap_or(from)
 }

@@ -85,29 +85,18 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
     // Before anything else: a signal that comes while starting must not be lost.
     let mut signals = Signals::new()?;
     systemd::raise_file_limit();
-    let watched = loaded.files.clone();
-    let mut running = Running::start(files, loaded.config).await?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    running.announce();
-    let mut watcher = config::reload::watch(&watched);
+    let mut watcher = config::reload::watch(&loaded.files);
     if let Some(fault) = watcher.fault() {
         tracing::warn!(fault, "changes of configuration files are noticed late");
     }
-    let mut watchdog = systemd::watchdog();
-    let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
-    systemd::ready();
-    loop {
-        tokio::select! {
-            _ = signals.hangup.recv() => running.reload(&mut watcher, "signal").await,
-            () = watcher.changed() => running.reload(&mut watcher, "file").await,
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            () = watchdog.due() => systemd::alive(),
-            _ = look_around.tick() => running.look_around(),
-        }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
     }
+    let mut running = Running::start(files, loaded.config).await?;
+    running.announce();
+    let mut watchdog = systemd::watchdog();
+    systemd::ready();
+    running.until_told_to_stop(&mut signals, &mut watcher, &mut watchdog).await;
     running.stop(&mut signals, &mut watchdog).await;
     Ok(())
 }
@@ -140,6 +129,25 @@ impl Running {
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
         Ok(Self { files, gateway, server, listeners, admin, shared, fixed, store, background })
+    }
+
+    async fn until_told_to_stop(
+        &mut self,
+        signals: &mut Signals,
+        watcher: &mut Watcher,
+        watchdog: &mut systemd::Watchdog,
+    ) {
+        let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = signals.hangup.recv() => self.reload(watcher, "signal").await,
+                () = watcher.changed() => self.reload(watcher, "file").await,
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                () = watchdog.due() => systemd::alive(),
+                _ = look_around.tick() => self.look_around(),
+            }
+        }
     }
 
     /// What an operator should know of the way this gateway runs.

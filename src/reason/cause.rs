@@ -206,6 +206,7 @@ macro_rules! causes {
     ($($variant:ident = $word:literal, $failure:ident, $owner:ident, $error:literal, $meaning:literal, $next:literal;)*) => {
         /// Why, finely. The words are stable; everything else about a refusal is derived from them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(clippy::doc_markdown, reason = "the sentences are shown to people as they are")]
         pub enum Cause {
             $(#[doc = $meaning] $variant,)*
         }

@@ -6,6 +6,7 @@ macro_rules! codes {
     ($($variant:ident = $word:literal, $owner:ident, $title:literal, $meaning:literal, $next:literal;)*) => {
         /// The public word of a refusal or failure. Names are part of the contract and never change.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(clippy::doc_markdown, reason = "the sentences are shown to people as they are")]
         pub enum Code {
             $(#[doc = $meaning] $variant,)*
         }

@@ -1,6 +1,6 @@
 //! One client connection: which protocol it speaks, and its requests, until it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::Method;
@@ -40,10 +40,11 @@ pub async fn serve(
     match tls {
         None => serve_stream(&server, stream, accepted, Vec::new()).await,
         Some(tls) => {
-            let Some(stream) = handshake(&server, stream, &tls).await else { return };
+            let Some(stream) = Box::pin(handshake(&server, stream, &tls)).await else { return };
             let names =
                 stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(peer_names);
-            serve_stream(&server, stream, accepted, names.unwrap_or_default()).await;
+            let served = serve_stream(&server, stream, accepted, names.unwrap_or_default());
+            Box::pin(served).await;
         }
     }
 }
@@ -87,7 +88,8 @@ where
     from.fresh = server.is_fresh(accepted);
     let read_at = Instant::now();
     match head {
-        Ok(First::Http2) => http2::serve(server, stream, buffer.freeze(), from).await,
+        // Boxed, so that a tunnel's task does not carry what only HTTP/2 needs.
+        Ok(First::Http2) => Box::pin(http2::serve(server, stream, buffer.freeze(), from)).await,
         Ok(First::Http1(head)) if head.method == Method::CONNECT => {
             connect(server, stream, from, &head, buffer.to_vec(), read_at).await;
         }
@@ -120,7 +122,8 @@ async fn connect<S>(
     let request = ConnectRequest { target: &head.target, headers: &head.headers, read_at };
     let mut early = early;
     let opened = {
-        let decision = server.gateway.connect(&from, request);
+        // Boxed, so that its memory is given back before the tunnel begins.
+        let decision = Box::pin(server.gateway.connect(&from, request));
         match with_client(decision, &mut stream, &mut early).await {
             Some(decision) => decision,
             None => return,
@@ -142,11 +145,10 @@ const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// Waits for a decision, but not longer than the client does: when it goes away, the look-ups and
 /// connection attempts for it end too. What it sends meanwhile is held.
 async fn with_client<T>(
-    decision: impl Future<Output = T>,
+    mut decision: Pin<Box<impl Future<Output = T>>>,
     stream: &mut (impl AsyncRead + Unpin),
     early: &mut Vec<u8>,
 ) -> Option<T> {
-    let mut decision = std::pin::pin!(decision);
     let mut half_closed = false;
     loop {
         let room = early.len() < EARLY_BYTES_MAX && !half_closed;

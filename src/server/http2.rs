@@ -140,13 +140,11 @@ fn connect_target(request: &Request<Incoming>) -> Result<String, Refusal> {
         return Err(Refusal::new(Cause::RequestTargetInvalid, detail));
     }
     let uri = request.uri();
-    match (uri.authority(), uri.scheme(), uri.path_and_query()) {
-        (Some(authority), None, None) => Ok(authority.as_str().to_owned()),
-        (Some(_) | None, _, _) => {
-            let detail = "CONNECT takes an authority and nothing else";
-            Err(Refusal::new(Cause::AuthorityInvalid, detail))
-        }
+    if let (Some(authority), None, None) = (uri.authority(), uri.scheme(), uri.path_and_query()) {
+        return Ok(authority.as_str().to_owned());
     }
+    let detail = "CONNECT takes an authority and nothing else";
+    Err(Refusal::new(Cause::AuthorityInvalid, detail))
 }
 
 impl ClientStream for TokioIo<Upgraded> {

@@ -107,13 +107,13 @@ impl Listener {
     ///
     /// The filter (classic BPF) drops segments that have SYN but not ACK, and nothing else.
     fn refuse_new_handshakes(&self) {
+        const FLAGS_OFFSET: u32 = 13; // of the TCP header (RFC 9293, section 3.1)
+        const SYN: u32 = 0x02;
+        const SYN_ACK: u32 = 0x12;
         if self.inherited {
             // The socket is the service manager's; its queue waits for whoever is started next.
             return;
         }
-        const FLAGS_OFFSET: u32 = 13; // of the TCP header (RFC 9293, section 3.1)
-        const SYN: u32 = 0x02;
-        const SYN_ACK: u32 = 0x12;
         let statement = socket2::SockFilter::new;
         let filter = [
             statement(0x30, 0, 0, FLAGS_OFFSET), // A = flags

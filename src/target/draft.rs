@@ -170,7 +170,7 @@ fn provider(
 ) -> Option<std::sync::Arc<Provider>> {
     fields.parse("provider_key", |key| {
         // Without a mode the key is still checked, so that both problems show in one run.
-        let modes = mode.map_or(DeploymentMode::ALL.to_vec(), |mode| vec![mode]);
+        let modes = mode.map_or_else(|| DeploymentMode::ALL.to_vec(), |mode| vec![mode]);
         let found = modes.iter().find_map(|mode| catalogue.find(key, *mode).map(|p| (p, *mode)));
         match found {
             Some((provider, mode)) if provider.has_mode(mode) => {
@@ -283,13 +283,12 @@ fn auth_word(
     key: &'static str,
     allowed: Option<&[AuthWord]>,
 ) -> Option<&'static str> {
-    let words: Vec<_> = match allowed {
-        Some(allowed) => allowed.iter().map(|word| (word.as_str(), word.as_str())).collect(),
-        None => {
-            fields.value(key);
-            return None;
-        }
+    let Some(allowed) = allowed else {
+        // Without a provider nothing is known of its words; that it is missing is said elsewhere.
+        fields.value(key);
+        return None;
     };
+    let words: Vec<_> = allowed.iter().map(|word| (word.as_str(), word.as_str())).collect();
     fields.word(key, &words)
 }
 
@@ -371,7 +370,7 @@ fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
                 labels.insert(key, text.to_owned());
             }
             Some(_) | None => {
-                fields.problem("labels", "labels are short strings under short names")
+                fields.problem("labels", "labels are short strings under short names");
             }
         }
     }
