@@ -116,7 +116,6 @@ resolver = "nobody"
                 assert!(told, "{command}: nothing of {place} {key} in:\n{said}");
             }
             assert!(said.contains("idle_timeout"), "no hint:\n{said}");
-            assert!(said.contains("jira_data_center"), "no hint:\n{said}");
             assert!(!said.contains("dahlia"), "a secret is repeated:\n{said}");
             assert!(!said.contains("user:pass"), "a password is repeated:\n{said}");
         }

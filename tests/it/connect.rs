@@ -224,7 +224,7 @@ fn bytes_sent_before_a_refusal_are_dropped_and_never_read_as_a_request() {
         }
         receiver.assert_not_reached();
         assert_eq!(lab.dns.queries("acme.example"), 0);
-        assert_eq!(gateway.canonical().len(), 2, "{:?}", gateway.canonical());
+        gateway.assert_recorded(2).await;
     });
 }
 
@@ -312,10 +312,7 @@ fn an_idle_tunnel_is_closed_and_a_busy_one_is_not() {
             receiver.visits().iter().find(|visit| visit.bytes.len() == 12).map(|_| ())
         })
         .await;
-        eventually("both tunnels are recorded", async || {
-            (gateway.canonical().len() == 2).then_some(())
-        })
-        .await;
+        gateway.assert_recorded(2).await;
         gateway.wait_metric("egress_tunnels_open", &[], |open| open == 0.0).await;
     });
 }

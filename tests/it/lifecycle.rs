@@ -49,7 +49,7 @@ fn a_drain_lets_open_tunnels_finish_and_takes_no_new_connection() {
         let start = Instant::now();
         assert!(gateway.ended().await.success());
         assert!(start.elapsed() < Duration::from_secs(5), "it waited without need");
-        assert_eq!(gateway.canonical().len(), 1, "the finished tunnel is recorded");
+        gateway.assert_recorded(1).await;
     });
 }
 
@@ -87,7 +87,7 @@ fn a_tunnel_gets_no_more_than_the_drain_timeout() {
         gateway.ended().await;
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(900), "the tunnel was cut after {took:?}");
-        assert_eq!(gateway.canonical().len(), 1, "the cut tunnel is recorded");
+        gateway.assert_recorded(1).await;
     });
 }
 

@@ -296,6 +296,6 @@ fn a_pipelined_request_after_a_refusal_is_not_answered_twice() {
         conn.send(connect_head("evil.example:443", &[]).repeat(50)).await;
         assert_eq!(conn.reply().await.status, 403);
         assert_eq!(conn.until_closed().await, b"");
-        assert_eq!(gateway.canonical().len(), 1);
+        gateway.assert_recorded(1).await;
     });
 }

@@ -47,7 +47,7 @@ async fn assert_cut(gateway: &Gateway, cause: &str) {
     assert_eq!(event.text("cause"), cause, "{event:?}");
     assert_eq!(event.text("code"), "SELF_HOSTED_BASE_URL_UNSAFE", "{event:?}");
     assert_eq!(event.text("mode"), "connect", "{event:?}");
-    assert_eq!(gateway.canonical().len(), 1);
+    gateway.assert_recorded(1).await;
     gateway
         .wait_metric("egress_policy_violations_total", &[("cause", cause)], |count| count == 1.0)
         .await;

@@ -154,10 +154,7 @@ fn every_request_has_exactly_one_event_also_when_the_client_vanishes() {
             }
         }
         lab.dns.release();
-        eventually("both requests are recorded", async || {
-            (gateway.canonical().len() == 2).then_some(())
-        })
-        .await;
+        gateway.assert_recorded(2).await;
 
         // One whose tunnel stands is reset, one is closed.
         let mut tunnels =
@@ -169,10 +166,7 @@ fn every_request_has_exactly_one_event_also_when_the_client_vanishes() {
         let [first, second] = tunnels;
         first.reset();
         drop(second);
-        eventually("all four are recorded", async || {
-            (gateway.canonical().len() == 4).then_some(())
-        })
-        .await;
+        gateway.assert_recorded(4).await;
 
         // A head that never ends is a request that was refused; one that never began is none.
         let mut half = Conn::open(gateway.proxy).await;

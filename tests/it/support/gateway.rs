@@ -198,6 +198,15 @@ impl Gateway {
         self.events().into_iter().filter(Event::is_canonical).collect()
     }
 
+    /// Waits until this many requests and tunnels are recorded, and asserts that it is no more.
+    pub(crate) async fn assert_recorded(&self, count: usize) {
+        eventually(&format!("{count} canonical events"), async || {
+            (self.canonical().len() >= count).then_some(())
+        })
+        .await;
+        assert_eq!(self.canonical().len(), count, "{:?}", self.canonical());
+    }
+
     /// Waits for an event.
     pub(crate) async fn wait_event(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
         eventually(&format!("event: {what}"), async || {
