@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::{store_url::StoreUrl, tunnel::Tunnel};
 use crate::{
-    client::ClientSettings, resolve::Server, secret::Secret, server::tls::ServerTls, target::Target,
+    admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
+    server::tls::ServerTls, target::Target, telemetry::LogFormat,
 };
 
 /// Everything that is configured (contract, section 3). Printing it shows no secret.
@@ -71,29 +72,9 @@ pub struct Admin {
     /// `127.0.0.1:9128`.
     pub listen: Vec<SocketAddr>,
     /// Who may use `/v1`. Default empty: whoever reaches the listener, which is then on loopback.
-    pub tokens: Vec<AdminToken>,
+    pub tokens: Vec<Token>,
     /// Names accepted in `Host` besides `localhost`, in lower case. Default: none.
-    pub hosts: Vec<String>,
-}
-
-/// A bearer token of the admin API.
-#[derive(Clone, Debug)]
-pub struct AdminToken {
-    /// Its name in log lines.
-    pub name: String,
-    /// What it may do.
-    pub role: Role,
-    /// The token.
-    pub token: Secret,
-}
-
-/// What an admin token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// See everything but credentials.
-    Read,
-    /// That, and change targets and credentials, and run checks.
-    Operate,
+    pub hosts: Vec<Host>,
 }
 
 /// An approved private resolver.
@@ -159,8 +140,8 @@ impl Default for Limits {
             dns_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(10 * 60),
+            response_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(10),
             drain_timeout: Duration::from_secs(30),
             max_header_bytes: 64 << 10,
             max_signed_body: 5 << 20,
@@ -190,5 +171,3 @@ pub struct Telemetry {
     /// Form of the log on standard error. Default [`LogFormat::Json`].
     pub log: LogFormat,
 }
-
-pub use crate::telemetry::LogFormat;
