@@ -51,6 +51,45 @@ fn a_large_stream_arrives_whole_in_both_directions() {
     });
 }
 
+/// A client that does not read holds its target back, and nothing piles up in between.
+#[test]
+fn a_client_that_does_not_read_costs_no_memory() {
+    const SENT: usize = 128 * 1024 * 1024;
+    lab::run(async |lab| {
+        let _receiver = Receiver::with((PUBLIC, 443), async |mut guest| {
+            for _ in 0..SENT / 65_536 {
+                guest.write(&[7; 65_536]).await.unwrap();
+            }
+            guest.finish().await;
+        });
+        let gateway = lab.gateway_with_acme().await;
+        let before = gateway.metrics().await.sum("process_resident_memory_bytes", &[]);
+        let tunnel = gateway.tunnel("acme.example:443").await;
+        let direction = [("mode", "connect"), ("direction", "to_client")];
+        let mut carried = 0.0;
+        eventually("the stream stalls", async || {
+            let former = carried;
+            carried = gateway.metrics().await.sum("egress_bytes_total", &direction);
+            (carried > 0.0 && carried == former).then_some(())
+        })
+        .await;
+        assert!((carried as usize) < SENT, "everything was taken in: {carried}");
+        let after = gateway.metrics().await.sum("process_resident_memory_bytes", &[]);
+        assert!(after - before < 16e6, "{before} became {after} with {carried} carried");
+        let mut whole = 0;
+        let mut tunnel = tokio::io::BufReader::with_capacity(1 << 20, tunnel);
+        loop {
+            let length = tokio::io::AsyncBufReadExt::fill_buf(&mut tunnel).await.unwrap().len();
+            if length == 0 {
+                break;
+            }
+            whole += length;
+            tokio::io::AsyncBufReadExt::consume(&mut tunnel, length);
+        }
+        assert_eq!(whole, SENT);
+    });
+}
+
 #[test]
 fn the_target_sees_the_egress_address() {
     lab::run(async |lab| {

@@ -52,6 +52,28 @@ fn each_way_a_name_can_fail_has_its_cause() {
 }
 
 #[test]
+fn the_problem_of_a_missing_name_reads_as_in_the_contract() {
+    lab::run(async |lab| {
+        let config = lab.config().self_hosted("acme-jira", "https://jira.acme.example");
+        let gateway = lab.gateway(&config).await;
+        let problem = gateway.connect("jira.acme.example:443").await.reply.json();
+        for (field, expected) in [
+            ("status", 502.into()),
+            ("code", FAILED.into()),
+            ("cause", "dns_nxdomain".into()),
+            ("target_id", "acme-jira".into()),
+            ("owner", "customer".into()),
+            ("retryable", false.into()),
+            ("retry_after_seconds", serde_json::Value::Null),
+            ("fallback", ["portable_export", "ticket_only"].as_slice().into()),
+            ("connectivity_check_id", serde_json::Value::Null),
+        ] {
+            assert_eq!(problem[field], expected, "{field}: {problem:#}");
+        }
+    });
+}
+
+#[test]
 fn a_silent_server_is_given_up_within_the_limit() {
     lab::run(async |lab| {
         lab.dns.answer("acme.example", Answer::Silence);

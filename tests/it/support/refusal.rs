@@ -117,6 +117,8 @@ pub(crate) fn assert_problem(reply: &Reply) -> Value {
         assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {problem}");
     }
     assert!(problem["retryable"].is_boolean(), "{problem:#}");
+    let retry_after = reply.field("retry-after").and_then(|text| text.parse::<u64>().ok());
+    assert_eq!(problem["retry_after_seconds"].as_u64(), retry_after, "{reply:?}");
     assert!(problem["fallback"].is_array(), "{problem:#}");
 
     let status = reply.field("proxy-status").unwrap_or_else(|| panic!("{reply:?}"));
