@@ -227,9 +227,9 @@ pub(super) fn store(
 }
 
 pub(super) fn telemetry(mut fields: Fields<'_>) -> Telemetry {
-    let log = fields.word("log", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)]);
+    let log = fields.word("log", &LogFormat::ALL.map(|format| (format.as_str(), format)));
     fields.finish();
-    Telemetry { log: log.unwrap_or(LogFormat::Json) }
+    Telemetry { log: log.unwrap_or_default() }
 }
 
 /// A duration that is neither nothing nor for ever.

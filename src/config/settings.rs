@@ -191,11 +191,4 @@ pub struct Telemetry {
     pub log: LogFormat,
 }
 
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// An object a line, for machines.
-    Json,
-    /// For people.
-    Pretty,
-}
+pub use crate::telemetry::LogFormat;
