@@ -82,7 +82,8 @@ impl Gateway {
         let folder = Folder::new().context("no temporary folder can be made")?;
         fs::write(folder.path().join("gateway.toml"), configuration)?;
         let database = folder.path().join("state/gateway.db");
-        let store = Store::open(&format!("sqlite:{}", database.display())).await?;
+        let store = Store::open(&format!("sqlite:{}", database.display())).await;
+        let store = store.with_context(|| format!("no database at {}", database.display()))?;
         for sighting in remembered {
             store.remember(sighting, remembered_at).await?;
         }
