@@ -58,7 +58,7 @@ fn a_client_that_does_not_read_costs_no_memory() {
     lab::run(async |lab| {
         let _receiver = Receiver::with((PUBLIC, 443), async |mut guest| {
             for _ in 0..SENT / 65_536 {
-                guest.write(&[7; 65_536]).await.unwrap();
+                guest.write(&vec![7; 65_536]).await.unwrap();
             }
             guest.finish().await;
         });
