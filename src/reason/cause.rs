@@ -130,8 +130,8 @@ impl Failure {
         }
     }
 
-    /// Whether the same request may succeed later without anybody changing configuration.
-    pub const fn retryable(self) -> bool {
+    /// Whether failures of this row may pass by themselves; see [`Cause::retryable`].
+    const fn retryable(self) -> bool {
         match self {
             Self::NameUnresolved
             | Self::ConnectBlocked
@@ -199,6 +199,23 @@ impl Failure {
             | Self::Overloaded
             | Self::Draining => Owner::Product,
         }
+    }
+}
+
+impl Cause {
+    /// Whether the same request may succeed later without anybody changing anything. A name that
+    /// does not exist, or that says what it should not, is somebody's to mend; a server that fails
+    /// to answer may recover.
+    pub fn retryable(self) -> bool {
+        self.failure().retryable()
+            && !matches!(
+                self,
+                Self::DnsNxdomain
+                    | Self::DnsNoAddress
+                    | Self::DnsInvalidName
+                    | Self::DnsAnswerTooLarge
+                    | Self::DnsCnameLoop
+            )
     }
 }
 

@@ -99,22 +99,26 @@ impl Store {
         Ok(sightings)
     }
 
-    /// Keeps what a name leads to now (`seen_at` in Unix seconds). Durable when it returns.
+    /// Keeps what names lead to now (`seen_at` in Unix seconds): all of them or none. Durable when
+    /// it returns.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn remember(&self, sighting: &Sighting, seen_at: i64) -> Result<(), StoreError> {
-        let class = sighting.class.to_string();
-        sqlx::query(
-            "INSERT INTO sightings (target_id, host, class, seen_at) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (target_id, host) DO UPDATE SET class = ?3, seen_at = ?4",
-        )
-        .bind(&sighting.target_id)
-        .bind(&sighting.host)
-        .bind(class)
-        .bind(seen_at)
-        .execute(&self.pool)
-        .await?;
+    pub async fn remember(&self, sightings: &[Sighting], seen_at: i64) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for sighting in sightings {
+            sqlx::query(
+                "INSERT INTO sightings (target_id, host, class, seen_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (target_id, host) DO UPDATE SET class = ?3, seen_at = ?4",
+            )
+            .bind(&sighting.target_id)
+            .bind(&sighting.host)
+            .bind(sighting.class.to_string())
+            .bind(seen_at)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -154,8 +158,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}/deep/gateway.db", folder.path().display());
         let store = Store::open(&url).await.unwrap();
-        store.remember(&sighting(Class::Private), 1).await.unwrap();
-        store.remember(&sighting(Class::Global), 2).await.unwrap();
+        store.remember(&[sighting(Class::Private)], 1).await.unwrap();
+        store.remember(&[sighting(Class::Global)], 2).await.unwrap();
         store.probe().await.unwrap();
         store.close().await;
         let again = Store::open(&url).await.unwrap();

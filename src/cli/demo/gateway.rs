@@ -84,9 +84,7 @@ impl Gateway {
         let database = folder.path().join("state/gateway.db");
         let store = Store::open(&format!("sqlite:{}", database.display())).await;
         let store = store.with_context(|| format!("no database at {}", database.display()))?;
-        for sighting in remembered {
-            store.remember(sighting, remembered_at).await?;
-        }
+        store.remember(remembered, remembered_at).await?;
         store.close().await;
         let mut process = Process::start(folder, token)?;
         let started = timeout(START_TIMEOUT, process.listening()).await;
