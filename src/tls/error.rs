@@ -113,7 +113,7 @@ pub enum TlsError {
         http: bool,
     },
     /// The target ended the handshake with an alert that says no more than its name.
-    #[error("the target ended the handshake with the alert {}", alert_word(*.0))]
+    #[error("the target ended the handshake with alert {}", alert_word(*.0))]
     Alert(AlertDescription),
     /// The connection was lost in the middle of the handshake.
     #[error("the connection was lost during the TLS handshake")]
@@ -351,8 +351,13 @@ fn mismatch(name: &str, names: &[String]) -> String {
 
 const NAMES_TOLD_MAX: usize = 5;
 
-fn alert_word(alert: AlertDescription) -> &'static str {
-    alert.as_str().unwrap_or("of an unknown number")
+/// The number first, by which IANA's registry is searched.
+fn alert_word(alert: AlertDescription) -> String {
+    let number = u8::from(alert);
+    match alert.as_str() {
+        Some(name) => format!("{number} ({name})"),
+        None => number.to_string(),
+    }
 }
 
 /// What rustls said, inside of the error of a stream.

@@ -7,7 +7,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
-use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
+use rustls::{CipherSuite, ClientConnection, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_parser::{
@@ -48,7 +48,7 @@ impl TlsFacts {
     pub(super) fn of(connection: &ClientConnection, asked: ClientCertificate) -> Self {
         // Only these two are offered.
         let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let suite = connection.negotiated_cipher_suite().map(|suite| suite_name(suite.suite()));
         let group = connection.negotiated_key_exchange_group();
         let leaf = connection.peer_certificates().and_then(<[_]>::first);
         Self {
@@ -144,6 +144,17 @@ impl CertificateFacts {
             names: names(parsed),
             pin: pin_text(&Sha256::digest(parsed.public_key().raw).into()),
         }
+    }
+}
+
+/// A cipher suite by its name in IANA's registry; rustls has its own for those of TLS 1.3.
+fn suite_name(suite: CipherSuite) -> &'static str {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the registry has three hundred others")]
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
     }
 }
 

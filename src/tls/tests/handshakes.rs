@@ -19,7 +19,7 @@ async fn tls_1_3_is_spoken_with_a_post_quantum_key_exchange() {
     let facts = server.greet(&trusting(&root), "a.example").await;
     assert_eq!(facts.version.as_str(), "TLSv1.3");
     assert_eq!(facts.key_exchange, Some("X25519MLKEM768"));
-    assert!(facts.cipher_suite.starts_with("TLS13_"), "{}", facts.cipher_suite);
+    assert!(facts.cipher_suite.starts_with("TLS_AES_"), "{}", facts.cipher_suite);
     assert!(!facts.resumed);
     assert_eq!(facts.client_certificate, ClientCertificate::NotAsked);
 }
@@ -207,7 +207,7 @@ async fn a_peer_that_does_not_speak_tls_is_told_so() {
 async fn a_peer_that_breaks_off_in_the_middle_is_told_so() {
     let rows: [(&'static [u8], &str); 3] = [
         (&[22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3], "the connection was lost during"),
-        (&[21, 3, 3, 0, 2, 2, 112], "with the alert UnrecognizedName"),
+        (&[21, 3, 3, 0, 2, 2, 112], "with alert 112 ("),
         (&[22, 3, 3, 0, 4, 11, 0, 0, 0], "does not follow TLS"),
     ];
     for (bytes, sentence) in rows {
