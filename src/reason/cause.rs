@@ -262,9 +262,6 @@ causes! {
     OutOfFiles = "out_of_files", Overloaded, Operator, "proxy_internal_error",
         "The process has no file descriptors or socket buffers left.",
         "Raise the file descriptor limit of the service (LimitNOFILE).";
-    InternalError = "internal_error", Overloaded, Operator, "proxy_internal_error",
-        "The decision could not be finished; an error while deciding is a refusal.",
-        "Look for this decision_id in the gateway's log.";
     Draining = "draining", Draining, Operator, "proxy_internal_response",
         "The gateway is shutting down.",
         "Open a new connection; another process or a restart answers there.";

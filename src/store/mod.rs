@@ -1,6 +1,6 @@
 //! What survives a restart, in SQLite.
 
-use std::{path::Path, str::FromStr as _, time::Duration};
+use std::{path::Path, time::Duration};
 
 use sqlx::{
     Row as _, SqlitePool,
@@ -33,7 +33,7 @@ pub struct Sighting {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not a URL of a store that this version has.
-    #[error("store.url is not a SQLite URL such as sqlite:state/gateway.db")]
+    #[error("this version keeps its state in SQLite; write a URL such as sqlite:state/gateway.db")]
     Url,
     /// The folder of the database cannot be made.
     #[error("cannot make the folder of the database: {0}")]
@@ -56,8 +56,9 @@ impl Store {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
         }
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| StoreError::Url)?
+        // By file name, not by URL: a folder may well have a `%` or `?` in its name.
+        let options = SqliteConnectOptions::new()
+            .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // Acknowledged means durable, also when the machine loses power.
@@ -134,11 +135,10 @@ impl Store {
     }
 }
 
-/// The file of a SQLite URL, without its parameters.
+/// The file of a SQLite URL.
 fn file_of(url: &str) -> Option<&Path> {
     let path = url.strip_prefix("sqlite:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    path.split('?').next().map(Path::new)
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
 }
 
 #[cfg(test)]
@@ -160,6 +160,16 @@ mod tests {
         store.close().await;
         let again = Store::open(&url).await.unwrap();
         assert_eq!(again.sightings().await.unwrap(), [sighting(Class::Global)]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_may_have_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}/100% odd?mode=ro/gateway.db", folder.path().display());
+        assert!(!Store::exists(&url));
+        Store::open(&url).await.unwrap().close().await;
+        assert!(Store::exists(&url));
+        assert!(folder.path().join("100% odd?mode=ro/gateway.db").exists());
     }
 
     #[tokio::test]
