@@ -23,6 +23,7 @@ pub mod target;
 pub mod dial;
 pub mod egress;
 pub mod resolve;
+pub mod tls;
 
 // the way in, and the one function from top to bottom
 pub mod forward;
