@@ -1,5 +1,6 @@
 //! The listeners, and the connections that clients open.
 
+pub mod chunked;
 pub mod connection;
 pub mod head;
 mod http2;
