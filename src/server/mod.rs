@@ -2,7 +2,9 @@
 
 pub mod chunked;
 pub mod connection;
+mod guard;
 pub mod head;
+pub mod http1;
 mod http2;
 pub mod listen;
 pub mod tls;
