@@ -466,6 +466,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_fuzzers_seeds_stay_below_their_base_where_accepted() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/path");
+        let mut accepted = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let seed = std::fs::read(file.unwrap().path()).unwrap();
+            let path = join("/base", str::from_utf8(&seed[2..]).unwrap());
+            if contained("/base", &path, true).is_ok() {
+                assert_stays_below("/base", &path);
+                accepted += 1;
+            }
+        }
+        assert!(accepted >= 4, "only {accepted} accepted");
+    }
+
     /// Paths made of what such attacks are made of.
     fn hostile_path() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![

@@ -481,6 +481,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_fuzzers_seeds_are_read_the_same_in_pieces_and_by_another_reader() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/chunked");
+        let mut accepted = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let seed = std::fs::read(file.unwrap().path()).unwrap();
+            let (size, body) = seed.split_first().unwrap();
+            assert_eq!(whole(body), in_pieces(body, usize::from(*size)));
+            if let Ok(Progress { valid, ended: true }) = whole(body) {
+                assert_eq!(read_by_httparse(body), Some(valid));
+                accepted += 1;
+            }
+        }
+        assert!(accepted >= 4, "only {accepted} accepted");
+    }
+
     fn bodies() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop::sample::select(vec![
             "1",
