@@ -14,6 +14,7 @@ pub mod client;
 pub mod destination;
 pub mod fields;
 pub mod origin;
+pub mod path;
 pub mod policy;
 pub mod reason;
 pub mod secret;

@@ -1,7 +1,10 @@
 //! The listeners, and the connections that clients open.
 
+pub mod chunked;
 pub mod connection;
+mod guard;
 pub mod head;
+pub mod http1;
 mod http2;
 pub mod listen;
 pub mod tls;
