@@ -5,16 +5,24 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
 
 use crate::{
     dial::{DialError, Direct, EgressAddresses},
-    origin::Host,
+    origin::{Host, Scheme},
     policy::{Answered, Permit, Scene, Vetted, address::Class, vet},
     reason::{Cause, Refusal},
     record::Record,
@@ -22,6 +30,7 @@ use crate::{
     sightings::Sightings,
     target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
+    tls::{Alpn, Outbound, Protocol, TlsError, Watched},
 };
 
 /// Everything that leads out, for one configuration.
@@ -32,6 +41,8 @@ pub struct Egress {
     /// What addresses are judged against; replaced when the machine's own addresses change.
     pub scene: ArcSwap<Scene>,
     pub(crate) direct: Direct,
+    pub(crate) tls: Outbound,
+    pub(crate) tls_timeout: Duration,
     /// The resolver for targets without one of their own.
     pub(crate) resolver: Arc<Resolver>,
     /// The approved private resolvers. `None` where one is reached through a tunnel.
@@ -63,6 +74,66 @@ impl Pinned {
 pub struct Upstream {
     /// The stream.
     pub stream: TcpStream,
+    /// The pinned address.
+    pub address: SocketAddr,
+}
+
+/// A stream on which requests are sent.
+#[derive(Debug)]
+pub struct Ready {
+    /// The stream: plain only where the target allows it.
+    pub stream: Stream,
+    /// Whether HTTP/2 was agreed on.
+    pub http2: bool,
+}
+
+/// Plain or secured.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain HTTP, where the target allows it.
+    Plain(TcpStream),
+    /// TLS.
+    Tls(Box<tokio_rustls::client::TlsStream<Watched<TcpStream>>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }
 
 impl Egress {
@@ -101,7 +172,37 @@ impl Egress {
             Refusal::new(Cause::from(&error), format!("{shown}: {error}"))
         })?;
         record.pinned = Some(dialled.address);
-        Ok(Upstream { stream: dialled.stream })
+        Ok(Upstream { stream: dialled.stream, address: dialled.address })
+    }
+
+    /// Speaks TLS to the target, unless it is one of plain HTTP.
+    ///
+    /// # Errors
+    /// What is wrong with the certificate or the handshake.
+    pub async fn secure(
+        &self,
+        upstream: Upstream,
+        target: &Target,
+        alpn: Alpn,
+        record: &mut Record,
+    ) -> Result<Ready, Refusal> {
+        let Upstream { stream, address } = upstream;
+        if target.base.origin.scheme == Scheme::Http {
+            return Ok(Ready { stream: Stream::Plain(stream), http2: false });
+        }
+        let tls = self.tls.config_for(&target.id, target.tls.as_deref()).map_err(|error| {
+            Refusal::new(Cause::TlsSettings, format!("target {}: {error}", target.id))
+        })?;
+        let host = &target.base.origin.authority.host;
+        let started = Instant::now();
+        let result = tls.handshake(stream, host, alpn, self.tls_timeout).await;
+        record.tls = Some(started.elapsed());
+        self.metrics.tls_handshake_duration.observe(started.elapsed().as_secs_f64());
+        let secured = result.map_err(|error| {
+            Refusal::new(Cause::from(&error.cause), format!("{address}: {error}"))
+        })?;
+        let http2 = secured.facts.alpn == Some(Protocol::Http2);
+        Ok(Ready { stream: Stream::Tls(Box::new(secured.stream)), http2 })
     }
 
     async fn addresses_of(

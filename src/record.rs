@@ -48,6 +48,8 @@ pub struct Record {
     pub dns: Option<Duration>,
     /// Time to connect.
     pub connect: Option<Duration>,
+    /// Time for the TLS handshake with the target.
+    pub tls: Option<Duration>,
     /// Time from the request to the first byte of the target.
     pub first_byte: Option<Duration>,
     /// Bytes carried to the target.
@@ -80,6 +82,7 @@ impl Record {
             policy: None,
             dns: None,
             connect: None,
+            tls: None,
             first_byte: None,
             to_target: 0,
             to_client: 0,
@@ -153,6 +156,7 @@ impl Drop for Record {
             policy = milliseconds(self.policy),
             dns = milliseconds(self.dns),
             connect = milliseconds(self.connect),
+            tls = milliseconds(self.tls),
             first_byte = milliseconds(self.first_byte),
             total = milliseconds(Some(self.elapsed())),
             bytes_to_target = self.to_target,

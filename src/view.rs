@@ -38,6 +38,8 @@ pub struct View {
     pub egress_ips: Vec<IpAddr>,
     /// Limits of time, number and size.
     pub limits: Limits,
+    /// Which configuration this is: connections opened under another are not used again.
+    pub generation: u64,
     deny: Vec<ipnet::IpNet>,
     allow_loopback: bool,
     listeners: Vec<SocketAddr>,
@@ -138,6 +140,7 @@ impl View {
             },
             egress_ips: config.egress.ip,
             limits: config.limits,
+            generation: previous.map_or(0, |view| view.generation.saturating_add(1)),
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,
             listeners,
@@ -206,24 +209,4 @@ fn resolver(
         Some(resolver) => Ok(Arc::clone(resolver)),
         None => Resolver::new(settings).map(Arc::new),
     }
-}
-
-/// What certificates of `tls://` and `https://` name servers must lead to: the system's roots and
-/// the extra ones. Without extra ones none, which stands for the resolver's built-in roots.
-fn name_server_roots(extra: &[PathBuf]) -> Result<Vec<CertificateDer<'static>>, ViewError> {
-    if extra.is_empty() {
-        return Ok(Vec::new());
-    }
-    // Certificates of the system that cannot be read are left out, as everywhere else.
-    let mut roots = rustls_native_certs::load_native_certs().certs;
-    for path in extra {
-        let failed = |error: pem::Error| ViewError::Roots {
-            path: path.display().to_string(),
-            message: error.to_string(),
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
-            roots.push(certificate.map_err(failed)?);
-        }
-    }
-    Ok(roots)
 }

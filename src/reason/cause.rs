@@ -469,6 +469,46 @@ causes! {
     ResetBeforeServerHello = "reset_before_server_hello", ClosedEarly, Customer, "connection_terminated",
         "The far side accepted the connection and closed it at once.",
         "Add {egress_ip} to the allowlist of the target's firewall, load balancer or application.";
+    // TLS that the gateway originates
+    TlsTimeout = "tls_timeout", ConnectBlocked, Customer, "connection_timeout",
+        "The TLS handshake did not finish within limits.tls_timeout.",
+        "See that nothing between {egress_ip} and the target holds TLS back, such as a firewall that inspects it, and that the target answers.";
+    TlsExpired = "tls_expired", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate, or one of its chain, has expired.",
+        "Renew the certificate on the target and reload its server.";
+    TlsNotYetValid = "tls_not_yet_valid", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate, or one of its chain, is not valid yet.",
+        "Install a certificate that is valid now; see that the clocks of issuer and gateway are right.";
+    TlsUnknownIssuer = "tls_unknown_issuer", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate chain does not end in a trusted root.",
+        "Use a certificate of a public authority, or set the target's tls.ca_file to the root of the issuer that the detail names.";
+    TlsIncompleteChain = "tls_incomplete_chain", TlsInvalid, Customer, "tls_certificate_error",
+        "The target sends its own certificate without that of the intermediate authority that issued it.",
+        "Configure the target's server to send the full chain: its certificate, then the intermediate that the detail names.";
+    TlsHostnameMismatch = "tls_hostname_mismatch", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate is not for this host; only subject alternative names count.",
+        "Install a certificate whose subject alternative names hold the host, or correct base_url or tls.server_name.";
+    TlsWrongUsage = "tls_wrong_usage", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate, or one of its chain, may not be used for TLS servers.",
+        "Install a certificate issued for server authentication; an authority's own or a client's certificate cannot be used.";
+    TlsCertificateInvalid = "tls_certificate_invalid", TlsInvalid, Customer, "tls_certificate_error",
+        "The target's certificate chain breaks a rule, such as a name constraint, or is damaged.",
+        "Have the certificate issued anew; the detail says which rule it breaks.";
+    TlsPinMismatch = "tls_pin_mismatch", TlsInvalid, Product, "tls_certificate_error",
+        "The target's certificate is valid, but its public key is not among the target's pins.",
+        "Ask the customer whether the key was changed on purpose; if so, add the new pin from the detail to tls.pins.";
+    TlsVersion = "tls_version", TlsInvalid, Customer, "tls_protocol_error",
+        "The target has no TLS version, cipher suite or key exchange in common with the gateway.",
+        "Enable TLS 1.2 or 1.3 with an ECDHE key exchange and AES-GCM or ChaCha20 on the target; older ones are never used.";
+    TlsClientCertificate = "tls_client_certificate", TlsInvalid, Product, "tls_alert_received",
+        "The target wants a client certificate, and got none or one that it does not accept.",
+        "Set the target's tls.client_cert_file and client_key_file to a certificate that the customer's server accepts.";
+    TlsHandshake = "tls_handshake", TlsInvalid, Customer, "tls_protocol_error",
+        "The TLS handshake failed: no TLS on that port, an alert, or a connection lost midway.",
+        "See that the target serves HTTPS on this port, and look for connections from {egress_ip} in its TLS log.";
+    TlsSettings = "tls_settings", TlsInvalid, Operator, "proxy_configuration_error",
+        "The target's TLS files cannot be used.",
+        "Mend the files that the target's tls section names; config check says what is wrong.";
     // the relay
     ResponseTimeout = "response_timeout", NoAnswer, Customer, "http_response_timeout",
         "The target gave no answer within limits.response_timeout.",
