@@ -34,8 +34,7 @@ use figment::{
 pub use agree::is_exposed;
 pub use place::{Invalid, Located, Place};
 pub use settings::{
-    Admin, AdminToken, Config, Egress, ExtraRoots, Limits, LogFormat, Policy, Proxy,
-    ResolverSettings, Role, Store, Telemetry,
+    Admin, Config, Egress, ExtraRoots, Limits, Policy, Proxy, ResolverSettings, Store, Telemetry,
 };
 pub use store_url::StoreUrl;
 pub use tunnel::{Credentials, HttpTunnel, SocksTunnel, Tunnel, TunnelTls, WireGuardTunnel};

@@ -167,7 +167,7 @@ fn without_anything_the_defaults_of_the_contract_hold() {
     assert_eq!(config.policy.check_ttl, Duration::from_mins(15));
     assert!(config.policy.require_current_check && !config.policy.allow_loopback);
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.telemetry.log, LogFormat::Json);
+    assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Json);
     assert!(config.egress.ip.is_empty() && config.egress.ranges.is_empty());
     assert!(config.dns_servers.is_none() && config.clients.is_empty() && config.targets.is_empty());
     assert_eq!((loaded.files, loaded.warnings), (Vec::new(), Vec::new()));
@@ -218,14 +218,14 @@ fn every_key_has_its_effect() {
     let config = loaded.config;
     assert_eq!(config.egress.ip.len(), 2);
     assert_eq!(config.egress.ranges.len(), 2);
-    assert_eq!(config.admin.hosts, ["egress.internal"]);
-    assert_eq!(config.admin.tokens[1].role, Role::Operate);
+    assert_eq!(config.admin.hosts[0].to_string(), "egress.internal");
+    assert_eq!(config.admin.tokens[1].role, crate::admin::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
     assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
     assert_eq!(config.store.url.to_string(), "postgres://gateway:%5Bredacted%5D@db.example/egress");
-    assert_eq!(config.telemetry.log, LogFormat::Pretty);
+    assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Pretty);
     assert_eq!(config.tls.extra_roots, [PathBuf::from("ca.pem")]);
     assert!(config.proxy.tls.is_some());
     assert_eq!(config.targets.len(), 2);
