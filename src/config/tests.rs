@@ -229,7 +229,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.tls.extra_roots, [PathBuf::from("ca.pem")]);
     assert!(config.proxy.tls.is_some());
     assert_eq!(config.targets.len(), 2);
-    assert_eq!(config.targets[0].labels["team"], "identity");
+    assert_eq!(config.targets[0].labels[..], [("team".into(), "identity".into())]);
     let files: Vec<_> = loaded.files.iter().map(|seen| seen.path().to_str().unwrap()).collect();
     assert_eq!(
         files,
