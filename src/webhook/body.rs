@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for Value {
                 while let Some(name) = map.next_key::<Name>()? {
                     match name {
                         Name::Timestamp => {
-                            take(&mut map, &mut timestamp, TIMESTAMP, &mut repeated)?
+                            take(&mut map, &mut timestamp, TIMESTAMP, &mut repeated)?;
                         }
                         Name::Nonce => take(&mut map, &mut nonce, NONCE, &mut repeated)?,
                         Name::Event

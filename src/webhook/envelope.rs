@@ -273,9 +273,9 @@ fn nonce(headers: &HeaderMap, in_body: Value) -> Result<Option<String>, Envelope
 }
 
 /// The first of the places that names a value, when all that name one name the same.
-fn agreed<'p, T: PartialEq, const N: usize>(
-    places: [(&'p str, Option<T>); N],
-) -> Result<Option<(&'p str, T)>, EnvelopeError> {
+fn agreed<T: PartialEq, const N: usize>(
+    places: [(&str, Option<T>); N],
+) -> Result<Option<(&str, T)>, EnvelopeError> {
     let mut first: Option<(&str, T)> = None;
     for (place, value) in places {
         match (&first, value) {

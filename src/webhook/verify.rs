@@ -110,13 +110,7 @@ pub fn verify(
     tolerance: Duration,
     now: u64,
 ) -> Result<Verified, VerifyError> {
-    let format = match (headers.contains_key(&SIGNATURE), headers.contains_key(&STANDARD_SIGNATURE))
-    {
-        (true, false) => SigningFormat::WebRiskOps,
-        (false, true) => SigningFormat::StandardWebhooks,
-        (true, true) => return Err(VerifyError::TwoFormats),
-        (false, false) => return Err(VerifyError::Unsigned),
-    };
+    let format = format(headers)?;
     let label = |text: &str| is_visible(text, LABEL_BYTES_MAX);
     let event = field(headers, &EVENT, label)?;
     let schema = field(headers, &SCHEMA, label)?;
@@ -150,6 +144,19 @@ pub fn verify(
         event: event.map(str::to_owned),
         schema: schema.map(str::to_owned),
     })
+}
+
+/// The format that a delivery is signed in.
+///
+/// # Errors
+/// When it is signed in none, or in both.
+pub fn format(headers: &HeaderMap) -> Result<SigningFormat, VerifyError> {
+    match (headers.contains_key(&SIGNATURE), headers.contains_key(&STANDARD_SIGNATURE)) {
+        (true, false) => Ok(SigningFormat::WebRiskOps),
+        (false, true) => Ok(SigningFormat::StandardWebhooks),
+        (true, true) => Err(VerifyError::TwoFormats),
+        (false, false) => Err(VerifyError::Unsigned),
+    }
 }
 
 /// What the signatures of a delivery cover, and the signatures.
