@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rustls::crypto::aws_lc_rs;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::{USAGE, fail};
@@ -137,6 +138,7 @@ fn fields(arguments: &Arguments) -> anyhow::Result<Vec<(HeaderName, HeaderValue)
         url: "",
         headers: &headers,
         body: &body,
+        payload_hash: Sha256::digest(&body).into(),
         format,
     };
     let envelope = Envelope::read(&outgoing, now.map_or_else(unix_seconds, Ok)?, fresh)?;

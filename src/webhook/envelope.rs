@@ -36,6 +36,8 @@ pub struct Outgoing<'a> {
     pub headers: &'a HeaderMap,
     /// The whole body.
     pub body: &'a [u8],
+    /// SHA-256 of the body, which can be had while the body is being read.
+    pub payload_hash: [u8; 32],
     /// The target's signature format: it narrows what an idempotency key may be.
     pub format: SigningFormat,
 }
@@ -48,7 +50,6 @@ pub struct Envelope {
     idempotency_key: String,
     timestamp: u64,
     nonce: String,
-    payload_hash: [u8; 32],
     format: SigningFormat,
 }
 
@@ -123,17 +124,15 @@ impl Envelope {
             return Err(EnvelopeError::BodyFieldRepeated { field });
         }
         let headers = outgoing.headers;
-        let payload_hash: [u8; 32] = Sha256::digest(outgoing.body).into();
         Ok(Self {
             event: label(headers, &EVENT, (body::EVENT, body.event), DEFAULT_EVENT)?,
             schema: label(headers, &SCHEMA, (body::SCHEMA, body.schema), DEFAULT_SCHEMA)?,
             idempotency_key: match named_key(headers, body.key, outgoing.format)? {
                 Some(key) => key,
-                None => derived_key(outgoing, &payload_hash),
+                None => derived_key(outgoing),
             },
             timestamp: timestamp(headers, body.replay.timestamp, now)?,
             nonce: nonce(headers, body.replay.nonce)?.unwrap_or_else(|| hex(&fresh)),
-            payload_hash,
             format: outgoing.format,
         })
     }
@@ -161,11 +160,6 @@ impl Envelope {
     /// Makes the signed text unlike any other.
     pub fn nonce(&self) -> &str {
         &self.nonce
-    }
-
-    /// SHA-256 of the body.
-    pub const fn payload_hash(&self) -> [u8; 32] {
-        self.payload_hash
     }
 
     /// The format that it is signed in.
@@ -222,12 +216,12 @@ fn named_key(
 /// A key that a retry of the same request has again: [`DERIVED_PREFIX`] and the lower-case hex of
 /// SHA-256 over target id, method, URL and the SHA-256 of the body, each behind its length in bytes
 /// as eight bytes, big end first.
-fn derived_key(outgoing: &Outgoing<'_>, payload_hash: &[u8; 32]) -> String {
+fn derived_key(outgoing: &Outgoing<'_>) -> String {
     let parts = [
         outgoing.target.as_bytes(),
         outgoing.method.as_str().as_bytes(),
         outgoing.url.as_bytes(),
-        payload_hash,
+        &outgoing.payload_hash,
     ];
     let mut digest = Sha256::new();
     for part in parts {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     envelope::{Envelope, EnvelopeError, Outgoing},
@@ -31,6 +32,10 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
+fn hash(body: &[u8]) -> [u8; 32] {
+    Sha256::digest(body).into()
+}
+
 fn read_as(
     format: SigningFormat,
     fields: &[(&str, &str)],
@@ -43,6 +48,7 @@ fn read_as(
         url: "https://hooks.acme.example/in?x=1",
         headers: &headers,
         body: body.as_bytes(),
+        payload_hash: hash(body.as_bytes()),
         format,
     };
     Envelope::read(&outgoing, NOW, FRESH)
@@ -80,6 +86,7 @@ fn delivered(
         url: "https://hooks.acme.example/",
         headers: &headers,
         body,
+        payload_hash: hash(body),
         format,
     };
     let envelope = Envelope::read(&outgoing, NOW, FRESH).unwrap();
@@ -276,7 +283,8 @@ fn a_derived_key_is_the_same_for_a_retry_and_for_nothing_else() {
     let none = HeaderMap::new();
     let key = |target, method: &Method, url, body: &[u8], now| {
         let format = SigningFormat::WebRiskOps;
-        let outgoing = Outgoing { target, method, url, headers: &none, body, format };
+        let payload_hash = hash(body);
+        let outgoing = Outgoing { target, method, url, headers: &none, body, payload_hash, format };
         Envelope::read(&outgoing, now, [7; 16]).unwrap().idempotency_key().to_owned()
     };
     let first = key("t", &Method::POST, "https://a/", b"body", NOW);
@@ -340,6 +348,7 @@ fn a_standard_webhook_is_signed_as_its_specification_says() {
         url: "https://a.example/",
         headers: &fields,
         body,
+        payload_hash: hash(body),
         format,
     };
     let envelope = Envelope::read(&outgoing, 1_649_367_553, FRESH).unwrap();
@@ -598,7 +607,13 @@ proptest! {
         }
         for format in BOTH {
             let outgoing = Outgoing {
-                target: "t", method: &Method::PUT, url: "", headers: &headers, body: &body, format,
+                target: "t",
+                method: &Method::PUT,
+                url: "",
+                headers: &headers,
+                body: &body,
+                payload_hash: hash(&body),
+                format,
             };
             if let Ok(envelope) = Envelope::read(&outgoing, NOW, FRESH) {
                 let mut headers = headers.clone();
