@@ -260,8 +260,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// `, did you mean …?` where one of the words is near.
-fn hint(text: &str, words: &[&str]) -> String {
+/// `; did you mean …?` where one of the words is near.
+pub fn hint(text: &str, words: &[&str]) -> String {
     let near = words
         .iter()
         .map(|word| (strsim::damerau_levenshtein(text, word), word))
@@ -383,7 +383,7 @@ mod tests {
     fn durations_and_sizes_need_a_unit() {
         assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1d"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(parse_duration("1d"), Ok(Duration::from_hours(24)));
         for wrong in ["10", "", "s", "-1s", "0s", "1 fortnight", "1y"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

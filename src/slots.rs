@@ -58,13 +58,13 @@ mod tests {
     fn slots_are_counted_by_key_and_given_back() {
         let slots = Slots::new();
         let first = slots.take(&"a", 2).unwrap();
-        let _second = slots.take(&"a", 2).unwrap();
+        let second = slots.take(&"a", 2).unwrap();
         assert!(slots.take(&"a", 2).is_none());
         assert!(slots.take(&"b", 2).is_some());
         drop(first);
         assert!(slots.take(&"a", 2).is_some());
         assert!(slots.take(&"c", 0).is_none());
-        drop(_second);
+        drop(second);
         assert!(slots.taken.lock().unwrap().is_empty());
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod config;
+mod demo;
 mod explain;
 mod health;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
     /// Without --config it reads config/gateway.toml where that is present, else it uses built-in
     /// defaults: loopback listeners, state in ./state.
     Serve(Files),
+    /// Show each policy decision as it happens, on loopback, with nothing else installed
+    Demo,
     /// Tell the decision for one request, rule by rule; nothing is sent but DNS
     Explain(explain::Arguments),
     /// Work with configuration files
@@ -90,6 +93,7 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(files) => serve::run(&files),
+        Command::Demo => demo::run(),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
         Command::Sign(arguments) => sign::run(&arguments),

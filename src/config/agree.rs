@@ -1,6 +1,6 @@
 //! Rules that need more than one section.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::Config;
 use crate::fields::{Problem, Problems};
@@ -12,11 +12,11 @@ pub fn is_exposed(address: &SocketAddr) -> bool {
 
 /// Notes where sections do not go together. `tunnels` are the names of all, also of those with
 /// problems.
-pub(super) fn agree(config: &Config, tunnels: &[String], problems: &mut Problems) {
+pub(super) fn agree(config: &Config, tunnels: &BTreeSet<String>, problems: &mut Problems) {
     listeners(config, problems);
     let mut problem = |key: String, message: String| problems.push(Problem { key, message });
     for (name, resolver) in &config.resolvers {
-        if let Some(tunnel) = resolver.tunnel.as_ref().filter(|name| !tunnels.contains(name)) {
+        if let Some(tunnel) = resolver.tunnel.as_ref().filter(|name| !tunnels.contains(*name)) {
             problem(format!("resolvers.{name}.tunnel"), format!("there is no [tunnels.{tunnel}]"));
         }
     }

@@ -59,13 +59,13 @@ fn client(
     taken: &mut Taken,
 ) -> Option<ClientSettings> {
     let name = required(fields, "name", |fields| fields.parse("name", person_or_program));
-    let shown = name.clone().unwrap_or_default();
+    let shown = name.clone().unwrap_or_else(|| "without a name".into());
     if name.clone().is_some_and(|name| !taken.names.insert(name)) {
         fields.problem("name", format!("there is another client {shown}"));
     }
     let has_token = fields.has("token");
-    let token = fields.read("token", |value| token(references, base, value));
-    let fingerprint = token.as_ref().map(|token| Fingerprint::bytes(token.fingerprint()));
+    let secret = fields.read("token", |value| token(references, base, value));
+    let fingerprint = secret.as_ref().map(|token| Fingerprint::bytes(token.fingerprint()));
     if let Some(other) = fingerprint.and_then(|own| taken.tokens.insert(own, shown.clone())) {
         fields.problem("token", format!("client {other} has the same token; each needs its own"));
     }
@@ -75,7 +75,7 @@ fn client(
         fields.problem("token", message);
     }
     let targets = targets(fields);
-    Some(ClientSettings { name: name?, token, certificate_names, targets: targets? })
+    Some(ClientSettings { name: name?, token: secret, certificate_names, targets: targets? })
 }
 
 fn certificate_names(fields: &mut Fields<'_>, client: &str, taken: &mut Taken) -> Vec<String> {
@@ -93,7 +93,12 @@ fn certificate_names(fields: &mut Fields<'_>, client: &str, taken: &mut Taken) -
     }
     for name in &names {
         if let Some(other) = taken.certificate_names.insert(name.clone(), client.to_owned()) {
-            fields.problem("certificate_names", format!("client {other} has {name} already"));
+            let message = if other == client {
+                format!("{name} is listed twice")
+            } else {
+                format!("client {other} has {name} too; a certificate stands for one client")
+            };
+            fields.problem("certificate_names", message);
         }
     }
     names

@@ -24,8 +24,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// How deep tables may lie in each other: no key of ours lies deeper than five.
-const DEPTH_MAX: usize = 32;
+use super::depth::too_deep;
 
 /// A syntax error, and where: line and column from 1, in characters.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,13 +61,13 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     /// Its keys and values.
     pub(super) fn value(&self) -> Value {
-        value(self.value.get_ref(), 0)
+        value(self.value.get_ref())
     }
 
     /// The line of its `id`, else the one on which it begins.
     pub(super) fn line(&self) -> usize {
         let id = self.value.get_ref().as_table().and_then(|table| table.get_key_value("id"));
-        self.lines.at(id.map_or(self.value.span().start, |(key, _)| key.span().start))
+        self.lines.at(id.map_or_else(|| self.value.span().start, |(key, _)| key.span().start))
     }
 
     /// The line of each key in it, by the key's path.
@@ -89,6 +88,10 @@ impl Document {
     /// # Errors
     /// The first syntax error.
     pub(super) fn parse(path: PathBuf, text: String) -> Result<Self, SyntaxError> {
+        if let Some(at) = too_deep(&text) {
+            let message = "tables and lists lie too deep in each other here".to_owned();
+            return Err(SyntaxError::at(&text, at, message));
+        }
         let pieces = pieces(&text);
         let rest = without(&text, pieces.as_deref().unwrap_or_default());
         let alone = pieces.as_ref().is_some_and(|pieces| !pieces.is_empty());
@@ -99,7 +102,7 @@ impl Document {
             Some(table) => (pieces.filter(|_| alone), table),
             None => (None, DeTable::parse(&text).map_err(|error| syntax(&text, &error))?),
         };
-        let (mut settings, mut clients) = (dict(table.get_ref(), 0), Vec::new());
+        let (mut settings, mut clients) = (dict(table.get_ref()), Vec::new());
         if let Some(Value::Array(..)) = settings.get("targets") {
             settings.remove("targets");
         }
@@ -138,13 +141,11 @@ impl Document {
     /// [`NotAlone`] when [`Self::parse_whole`] has to be called and everything shown so far has to
     /// be forgotten.
     pub(super) fn targets(&self, each: &mut dyn FnMut(&Entry<'_>)) -> Result<(), NotAlone> {
-        match &self.pieces {
-            Some(pieces) => pieces.iter().try_for_each(|piece| self.target_alone(piece, each)),
-            None => {
-                self.targets_whole(each);
-                Ok(())
-            }
+        if let Some(pieces) = &self.pieces {
+            return pieces.iter().try_for_each(|piece| self.target_alone(piece, each));
         }
+        self.targets_whole(each);
+        Ok(())
     }
 
     /// Gives up parsing targets one by one.
@@ -279,16 +280,18 @@ impl Lines {
     }
 }
 
-fn syntax(text: &str, error: &toml::de::Error) -> SyntaxError {
-    let at = error.span().map_or(0, |span| span.start);
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
-    let column = before.get(line_start..).unwrap_or_default().chars().count();
-    SyntaxError {
-        line: Lines::new(text, 1).at(at),
-        column: column.saturating_add(1),
-        message: error.message().to_owned(),
+impl SyntaxError {
+    fn at(text: &str, at: usize, message: String) -> Self {
+        let before = text.get(..at).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
+        let column = before.get(line_start..).unwrap_or_default().chars().count();
+        Self { line: Lines::new(text, 1).at(at), column: column.saturating_add(1), message }
     }
+}
+
+/// The message alone: what the parser prints shows the line, and a secret may stand in it.
+fn syntax(text: &str, error: &toml::de::Error) -> SyntaxError {
+    SyntaxError::at(text, error.span().map_or(0, |span| span.start), error.message().to_owned())
 }
 
 /// The line of every key and list entry in a value. A key stands where its name does.
@@ -320,29 +323,32 @@ fn find_keys(
     found.entry(path).or_insert_with(|| lines.at(value.span().start));
 }
 
-fn dict(table: &DeTable<'_>, depth: usize) -> Dict {
-    table
-        .iter()
-        .map(|(key, item)| (key.get_ref().to_string(), value(item.get_ref(), depth)))
-        .collect()
+fn dict(table: &DeTable<'_>) -> Dict {
+    table.iter().map(|(key, item)| (key.get_ref().to_string(), value(item.get_ref()))).collect()
 }
 
-/// figment's form of a value. What lies too deep becomes an empty table, which has no meaning
-/// anywhere.
-fn value(value: &DeValue<'_>, depth: usize) -> Value {
-    let deeper = depth.saturating_add(1);
+/// figment's form of a value.
+fn value(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::from(text.as_ref()),
-        // TOML has 64 bits; a number of more is none that any key accepts.
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Value::from(f64::NAN), Value::from),
+        DeValue::Integer(number) => integer(number.as_str(), number.radix()),
         DeValue::Float(number) => Value::from(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(flag) => Value::from(*flag),
         DeValue::Datetime(time) => Value::from(time.to_string()),
-        DeValue::Array(_) | DeValue::Table(_) if deeper > DEPTH_MAX => Value::from(Dict::new()),
-        DeValue::Array(array) => Value::from(
-            array.iter().map(|item| self::value(item.get_ref(), deeper)).collect::<Vec<_>>(),
-        ),
-        DeValue::Table(table) => Value::from(dict(table, deeper)),
+        DeValue::Array(array) => {
+            Value::from(array.iter().map(|item| self::value(item.get_ref())).collect::<Vec<_>>())
+        }
+        DeValue::Table(table) => Value::from(dict(table)),
+    }
+}
+
+/// Unsigned where that is possible, as figment does not convert. TOML has 64 bits; a number of more
+/// is none that any key accepts.
+fn integer(digits: &str, radix: u32) -> Value {
+    match u64::from_str_radix(digits, radix) {
+        Ok(number) => Value::from(number),
+        Err(_) => {
+            i64::from_str_radix(digits, radix).map_or_else(|_| Value::from(f64::NAN), Value::from)
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod agree;
 mod clients;
+mod depth;
 mod document;
 mod environment;
 mod outside;
@@ -33,8 +34,7 @@ use figment::{
 pub use agree::is_exposed;
 pub use place::{Invalid, Located, Place};
 pub use settings::{
-    Admin, AdminToken, Config, Egress, ExtraRoots, Limits, LogFormat, Policy, Proxy,
-    ResolverSettings, Role, Store, Telemetry,
+    Admin, Config, Egress, ExtraRoots, Limits, Policy, Proxy, ResolverSettings, Store, Telemetry,
 };
 pub use store_url::StoreUrl;
 pub use tunnel::{Credentials, HttpTunnel, SocksTunnel, Tunnel, TunnelTls, WireGuardTunnel};
@@ -139,7 +139,7 @@ fn document(path: &Path, outside: &dyn Outside) -> Result<Document, Located> {
         .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     let text = String::from_utf8(std::mem::take(&mut *content)).map_err(|error| {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = valid.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
+        let line = valid.split(|byte| *byte == b'\n').count();
         unreadable(format!("is not UTF-8 text, from line {line} on"))
     })?;
     Document::parse(path.to_owned(), text).map_err(|error| targets::syntax(path.to_owned(), error))
@@ -230,7 +230,7 @@ fn read(
     agree::agree(&config, &tunnel_names, &mut problems);
     warn(&config, &mut warnings);
     let mut targets = Targets::default();
-    let resolvers: Vec<_> = config.resolvers.keys().cloned().collect();
+    let resolvers = config.resolvers.keys().cloned().collect();
     let known = Known { tunnels: &tunnel_names, resolvers: &resolvers };
     for (index, document) in documents.iter_mut().enumerate() {
         targets.add(index, document, references, &known);

@@ -127,16 +127,14 @@ impl<'a> Finder<'a> {
     fn setting(&self, key: &str) -> Option<Place> {
         let tag = nearest(&self.tags, key)?;
         let source = self.figment.get_metadata(*tag)?.source.as_ref()?;
-        match source.file_path() {
-            Some(path) => {
-                let document = self.documents.iter().rposition(|one| one.path() == path)?;
-                self.line(document, key)
-            }
-            None => {
-                let name = nearest(self.environment.names(), key)?;
-                Some(Place::Variable(name.clone()))
-            }
+        if let Some(path) = source.file_path() {
+            let document = self.documents.iter().rposition(|one| one.path() == path)?;
+            return self.line(document, key);
         }
+        let names = self.environment.names();
+        // A table may be made of variables for its parts.
+        let below = || names.range(format!("{key}.")..).next().map(|(_, name)| name);
+        nearest(names, key).or_else(below).map(|name| Place::Variable(name.clone()))
     }
 
     fn line(&self, document: usize, key: &str) -> Option<Place> {

@@ -11,21 +11,20 @@ use figment::value::Value;
 
 use super::{
     reference::{Base, References, key_base64, key_hex},
-    settings::{
-        Admin, AdminToken, Egress, ExtraRoots, Limits, LogFormat, Policy, ResolverSettings, Role,
-        Store, Telemetry,
-    },
+    settings::{Admin, Egress, ExtraRoots, Limits, Policy, ResolverSettings, Store, Telemetry},
     store_url::StoreUrl,
 };
 use crate::{
+    admin::{Role, Token},
     fields::{Fields, expected, parse_net},
     origin::Host,
     resolve::{SERVERS_MAX, Server},
     secret::Secret,
+    telemetry::LogFormat,
 };
 
 /// Longest time that can be set: beyond a month, a limit is none, and clocks run out of range.
-const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const DURATION_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// Smallest head that HTTP implementations can be held to, in bytes: what hyper reads at least.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -65,12 +64,13 @@ pub(super) fn egress(mut fields: Fields<'_>) -> Egress {
 
 /// The addresses of a listener.
 pub(super) fn listen(fields: &mut Fields<'_>, default: SocketAddr) -> Vec<SocketAddr> {
+    let before = fields.problem_count();
     let listen = fields.list("listen", |text| {
         text.parse::<SocketAddr>()
             .map_err(|_| format!("{text:?} is not an address and port, such as {default}"))
     });
     let Some(listen) = listen else { return vec![default] };
-    if listen.is_empty() {
+    if listen.is_empty() && fields.problem_count() == before {
         fields.problem("listen", format!("list at least one address and port, such as {default}"));
     }
     listen
@@ -78,27 +78,27 @@ pub(super) fn listen(fields: &mut Fields<'_>, default: SocketAddr) -> Vec<Socket
 
 pub(super) fn admin(mut fields: Fields<'_>, references: &References<'_>) -> Admin {
     let listen = listen(&mut fields, SocketAddr::from(([127, 0, 0, 1], 9128)));
-    let hosts = fields.list("hosts", |text| Host::parse(text).map(|host| host.to_string()));
-    let mut tokens: Vec<AdminToken> = Vec::new();
+    let hosts = fields.list("hosts", Host::parse);
+    let mut tokens: Vec<Token> = Vec::new();
     for (index, dict) in fields.tables("tokens").into_iter().enumerate() {
         let path = format!("{}[{index}]", fields.key("tokens"));
         let mut one = fields.at(path, dict);
         let name = required(&mut one, "name", |one| one.parse("name", person_or_program));
         let role = required(&mut one, "role", |one| {
-            one.word("role", &[("read", Role::Read), ("operate", Role::Operate)])
+            one.word("role", &Role::ALL.map(|role| (role.as_str(), role)))
         });
         let secret = required(&mut one, "token", |one| {
             one.read("token", |value| token(references, Base::Tagged, value))
         });
-        if name.as_ref().is_some_and(|name| tokens.iter().any(|other| other.name == *name)) {
+        if name.as_ref().is_some_and(|name| tokens.iter().any(|other| *other.name == **name)) {
             one.problem("name", "another token has this name");
         }
-        if secret.as_ref().is_some_and(|token| tokens.iter().any(|other| other.token == *token)) {
+        if secret.as_ref().is_some_and(|token| tokens.iter().any(|other| other.secret == *token)) {
             one.problem("token", "another entry has the same token; each needs its own");
         }
         one.finish();
-        if let (Some(name), Some(role), Some(token)) = (name, role, secret) {
-            tokens.push(AdminToken { name, role, token });
+        if let (Some(name), Some(role), Some(secret)) = (name, role, secret) {
+            tokens.push(Token { name: name.into(), role, secret });
         }
     }
     fields.finish();
@@ -143,7 +143,7 @@ pub(super) fn resolvers(root: &mut Fields<'_>) -> BTreeMap<String, ResolverSetti
 pub(super) fn policy(mut fields: Fields<'_>) -> Policy {
     let policy = Policy {
         require_current_check: fields.flag("require_current_check", true),
-        check_ttl: duration(&mut fields, "check_ttl", Duration::from_secs(15 * 60)),
+        check_ttl: duration(&mut fields, "check_ttl", Duration::from_mins(15)),
         deny: fields.list("deny", parse_net).unwrap_or_default(),
         allow_loopback: fields.flag("allow_loopback", false),
     };
@@ -226,9 +226,9 @@ pub(super) fn store(
 }
 
 pub(super) fn telemetry(mut fields: Fields<'_>) -> Telemetry {
-    let log = fields.word("log", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)]);
+    let log = fields.word("log", &LogFormat::ALL.map(|form| (form.as_str(), form)));
     fields.finish();
-    Telemetry { log: log.unwrap_or(LogFormat::Json) }
+    Telemetry { log: log.unwrap_or_default() }
 }
 
 /// A duration that is neither nothing nor for ever.

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// network file systems, and for notices that the kernel drops.
 const POLL: Duration = Duration::from_secs(5);
 
-/// How many symbolic links are followed, as the kernel does (path_resolution(7)).
+/// How many symbolic links are followed, as the kernel does (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
 
 /// What identifies a file's content without reading it. The default stands for a file that is not
@@ -238,5 +238,200 @@ impl Stamp {
     /// Of a directory, only which one it is.
     fn directory(self) -> Self {
         Self(self.0.map(|[device, inode, ..]| [device, inode, 0, 0, 0]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Longer than any test: what is noticed within it was not found by looking now and then.
+    const NEVER: Duration = Duration::from_hours(1);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn seen(path: &Path) -> Seen {
+        Seen::new(path.to_owned(), Stamp::of(path))
+    }
+
+    async fn notices(watcher: &mut Watcher, change: impl FnOnce()) {
+        // Every watch is set up before the change, as a kernel's notice has to be the reason.
+        assert_eq!(watcher.fault(), None);
+        let waiting = timeout(LONG, watcher.changed());
+        tokio::pin!(waiting);
+        assert!(futures_poll(&mut waiting).await.is_none(), "noticed before the change");
+        change();
+        waiting.await.expect("the change was not noticed");
+    }
+
+    /// Polls once.
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    async fn is_quiet(watcher: &mut Watcher) -> bool {
+        !watcher.settled_change().await
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_written_or_replaced_or_removed_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, "a").unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&path)], NEVER);
+        notices(&mut watcher, || fs::write(&path, "ab").unwrap()).await;
+        notices(&mut watcher, || {
+            let next = folder.path().join("next");
+            fs::write(&next, "abc").unwrap();
+            fs::rename(next, &path).unwrap();
+        })
+        .await;
+        notices(&mut watcher, || fs::remove_file(&path).unwrap()).await;
+        notices(&mut watcher, || fs::write(&path, "a").unwrap()).await;
+        assert!(is_quiet(&mut watcher).await);
+    }
+
+    #[tokio::test]
+    async fn neighbours_and_reading_are_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, "a").unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&path)], NEVER);
+        fs::write(folder.path().join("neighbour"), "x").unwrap();
+        fs::read(&path).unwrap();
+        assert!(is_quiet(&mut watcher).await);
+    }
+
+    #[tokio::test]
+    async fn a_volume_of_an_orchestrator_that_is_swapped_is_noticed_each_time() {
+        // As Kubernetes does it: gateway.toml -> ..data/gateway.toml, ..data -> ..1.
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let version = |name: &str, text: &str| {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("gateway.toml"), text).unwrap();
+            symlink(name, at("..data_tmp")).unwrap();
+            fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        };
+        version("..1", "a");
+        symlink("..data/gateway.toml", at("gateway.toml")).unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&at("gateway.toml"))], NEVER);
+        for (old, new) in [("..1", "..2"), ("..2", "..3"), ("..3", "..4")] {
+            notices(&mut watcher, || {
+                version(new, "b");
+                fs::remove_dir_all(at(old)).unwrap();
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_anywhere_on_the_way_that_is_turned_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for release in ["r1", "r2"] {
+            fs::create_dir_all(at(release).join("etc")).unwrap();
+            fs::write(at(release).join("etc/gateway.toml"), release).unwrap();
+        }
+        symlink("r1", at("current")).unwrap();
+        let path = at("current/etc/gateway.toml");
+        let mut watcher = Watcher::with_poll(&[seen(&path)], NEVER);
+        notices(&mut watcher, || {
+            symlink("r2", at("next")).unwrap();
+            fs::rename(at("next"), at("current")).unwrap();
+        })
+        .await;
+        // And then what lies behind the link now.
+        notices(&mut watcher, || fs::write(at("r2/etc/gateway.toml"), "new").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_change_between_reading_and_watching_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, "a").unwrap();
+        let before = seen(&path);
+        fs::write(&path, "ab").unwrap();
+        let mut watcher = Watcher::with_poll(&[before], NEVER);
+        timeout(LONG, watcher.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_did_not_exist_nor_its_directory_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets/deep/token");
+        let mut watcher = Watcher::with_poll(&[seen(&path)], NEVER);
+        notices(&mut watcher, || {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "x").unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn other_files_are_watched_after_rearming() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        fs::write(&one, "a").unwrap();
+        fs::write(&two, "a").unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&one)], NEVER);
+        watcher.rearm(&[seen(&two)]);
+        fs::write(&one, "ab").unwrap();
+        assert!(is_quiet(&mut watcher).await);
+        notices(&mut watcher, || fs::write(&two, "ab").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn waiting_that_is_given_up_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, "a").unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&path)], NEVER);
+        fs::write(&path, "ab").unwrap();
+        {
+            let waiting = watcher.changed();
+            tokio::pin!(waiting);
+            assert!(futures_poll(&mut waiting).await.is_none(), "still settling");
+        }
+        timeout(LONG, watcher.changed()).await.unwrap();
+        assert!(is_quiet(&mut watcher).await);
+    }
+
+    #[tokio::test]
+    async fn without_notices_a_change_is_found_by_looking() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, "a").unwrap();
+        let mut watcher = Watcher::with_poll(&[seen(&path)], Duration::from_millis(20));
+        watcher.notices = None;
+        watcher.directories.clear();
+        let waiting = timeout(LONG, watcher.changed());
+        tokio::pin!(waiting);
+        assert!(futures_poll(&mut waiting).await.is_none());
+        fs::write(&path, "ab").unwrap();
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn several_changes_at_once_are_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| folder.path().join(name));
+        for path in &paths {
+            fs::write(path, "1").unwrap();
+        }
+        let files = paths.each_ref().map(|path| seen(path));
+        let mut watcher = Watcher::with_poll(&files, NEVER);
+        notices(&mut watcher, || paths.iter().for_each(|path| fs::write(path, "22").unwrap()))
+            .await;
+        assert!(is_quiet(&mut watcher).await);
     }
 }

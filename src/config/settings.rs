@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::{store_url::StoreUrl, tunnel::Tunnel};
 use crate::{
-    client::ClientSettings, resolve::Server, secret::Secret, server::tls::ServerTls, target::Target,
+    admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
+    server::tls::ServerTls, target::Target, telemetry::LogFormat,
 };
 
 /// Everything that is configured (contract, section 3). Printing it shows no secret.
@@ -71,29 +72,9 @@ pub struct Admin {
     /// `127.0.0.1:9128`.
     pub listen: Vec<SocketAddr>,
     /// Who may use `/v1`. Default empty: whoever reaches the listener, which is then on loopback.
-    pub tokens: Vec<AdminToken>,
+    pub tokens: Vec<Token>,
     /// Names accepted in `Host` besides `localhost`, in lower case. Default: none.
-    pub hosts: Vec<String>,
-}
-
-/// A bearer token of the admin API.
-#[derive(Clone, Debug)]
-pub struct AdminToken {
-    /// Its name in log lines.
-    pub name: String,
-    /// What it may do.
-    pub role: Role,
-    /// The token.
-    pub token: Secret,
-}
-
-/// What an admin token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// See everything but credentials.
-    Read,
-    /// That, and change targets and credentials, and run checks.
-    Operate,
+    pub hosts: Vec<Host>,
 }
 
 /// An approved private resolver.
@@ -124,18 +105,18 @@ pub struct Policy {
 pub struct Limits {
     /// Client connections at a time. Default 20,000.
     pub max_connections: u32,
-    /// Client connections at a time of one client. Default 10,000.
+    /// Tunnels and requests at a time of one client. Default 10,000.
     pub max_connections_per_client: u32,
     /// Requests and tunnels at a time to one target. Default 256.
     pub max_in_flight_per_target: u32,
-    /// From the first byte of a request's head to its last. Default 10 s.
+    /// From a connection's first moment to the last byte of its request's head. Default 10 s.
     pub header_timeout: Duration,
     /// To resolve a name: all servers and repetitions together. Default 5 s.
     pub dns_timeout: Duration,
     /// To connect to a target: all vetted addresses together, without the name's resolution.
     /// Default 10 s.
     pub connect_timeout: Duration,
-    /// For the TLS handshake with a target. Default 10 s.
+    /// For a TLS handshake. Default 10 s.
     pub tls_timeout: Duration,
     /// From the end of a request to the head of its answer. Default 60 s.
     pub response_timeout: Duration,
@@ -159,8 +140,8 @@ impl Default for Limits {
             dns_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(10 * 60),
+            response_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(10),
             drain_timeout: Duration::from_secs(30),
             max_header_bytes: 64 << 10,
             max_signed_body: 5 << 20,
@@ -190,5 +171,3 @@ pub struct Telemetry {
     /// Form of the log on standard error. Default [`LogFormat::Json`].
     pub log: LogFormat,
 }
-
-pub use crate::telemetry::LogFormat;

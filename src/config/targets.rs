@@ -1,7 +1,7 @@
 //! Reads the targets of all files, one at a time.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
 };
 
@@ -14,19 +14,19 @@ use super::{
 };
 use crate::{
     fields::{Fields, Problem, Problems, expected},
-    target::{Surroundings, Target, provider::Catalogue, read_draft},
+    target::{Ownership, Surroundings, Target, provider::Catalogue, read_draft},
 };
 
 /// What targets may refer to.
 pub(super) struct Known<'a> {
-    pub(super) tunnels: &'a [String],
-    pub(super) resolvers: &'a [String],
+    pub(super) tunnels: &'a BTreeSet<String>,
+    pub(super) resolvers: &'a BTreeSet<String>,
 }
 
 /// The targets of all files so far.
 #[derive(Default)]
 pub(super) struct Targets {
-    targets: Vec<Target>,
+    read: Vec<Target>,
     /// Where each of them stands: file and line. Numbers of that size, as there are many.
     places: Vec<(u32, u32)>,
     /// How many there were, those with problems included.
@@ -43,26 +43,26 @@ impl Targets {
         references: &References<'_>,
         known: &Known<'_>,
     ) {
-        let (read, count) = (self.targets.len(), self.count);
+        let (before, count) = (self.read.len(), self.count);
         let problems = self.problems.len();
-        self.targets.reserve_exact(document.target_count());
+        self.read.reserve_exact(document.target_count());
         self.places.reserve_exact(document.target_count());
-        if let Err(NotAlone) = self.read(index, document, references, known) {
-            self.targets.truncate(read);
-            self.places.truncate(read);
+        if let Err(NotAlone) = self.read_all(index, document, references, known) {
+            self.read.truncate(before);
+            self.places.truncate(before);
             self.problems.truncate(problems);
             self.count = count;
             match document.parse_whole() {
                 Ok(()) => {
                     // Parsed whole, every entry has its place.
-                    let _not_alone = self.read(index, document, references, known);
+                    let _not_alone = self.read_all(index, document, references, known);
                 }
                 Err(error) => self.problems.push(syntax(document.path().to_owned(), error)),
             }
         }
     }
 
-    fn read(
+    fn read_all(
         &mut self,
         index: usize,
         document: &Document,
@@ -70,11 +70,11 @@ impl Targets {
         known: &Known<'_>,
     ) -> Result<(), NotAlone> {
         let base = Base::Folder(document.folder());
-        let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
         let around = Surroundings {
             catalogue: Catalogue::embedded(),
-            has_tunnel: &|name| named(known.tunnels, name),
-            has_resolver: &|name| named(known.resolvers, name),
+            ownership: Ownership::Confirmed,
+            has_tunnel: &|name| known.tunnels.contains(name),
+            has_resolver: &|name| known.resolvers.contains(name),
             secret: &|value| references.secret(base, value),
             file: &|path| references.pem(base, &Value::from(path)),
         };
@@ -98,7 +98,7 @@ impl Targets {
                 }
             };
             if let Some(target) = target {
-                self.targets.push(target);
+                self.read.push(target);
                 let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
                 self.places.push((number(index), number(entry.line())));
             }
@@ -110,8 +110,8 @@ impl Targets {
 
     /// All targets, or what is wrong with them. Ids are unique in all files together.
     pub(super) fn finish(mut self, documents: &[Document]) -> (Vec<Target>, Vec<Located>) {
-        let mut known: HashMap<&str, (u32, u32)> = HashMap::with_capacity(self.targets.len());
-        for (target, place) in self.targets.iter().zip(&self.places) {
+        let mut known: HashMap<&str, (u32, u32)> = HashMap::with_capacity(self.read.len());
+        for (target, place) in self.read.iter().zip(&self.places) {
             let Some(before) = known.insert(target.id.as_str(), *place) else { continue };
             let at = |(document, line): (u32, u32)| {
                 let document = documents.get(usize::try_from(document).ok()?)?;
@@ -128,7 +128,7 @@ impl Targets {
             });
         }
         drop(known);
-        (self.targets, self.problems)
+        (self.read, self.problems)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Approved ways into private networks, as they are configured.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use figment::value::Value;
 use ipnet::IpNet;
@@ -142,26 +146,25 @@ enum Url {
 pub(super) fn tunnels(
     root: &mut Fields<'_>,
     references: &References<'_>,
-) -> (Vec<String>, BTreeMap<String, Tunnel>) {
-    let (mut names, mut tunnels) = (Vec::new(), BTreeMap::new());
+) -> (BTreeSet<String>, BTreeMap<String, Tunnel>) {
+    let (mut names, mut tunnels) = (BTreeSet::new(), BTreeMap::new());
     for (name, dict) in root.named("tunnels") {
         if let Err(message) = slug(&name) {
             root.problem(&format!("tunnels.{name}"), message);
         }
         let mut fields = root.at(format!("tunnels.{name}"), dict);
         let url = required(&mut fields, "url", |fields| fields.parse("url", url));
-        let tunnel = match url {
-            Some(url) => tunnel(&mut fields, url, references),
-            None => {
-                // What the other keys should be depends on it; they are known all the same.
-                for (key, _) in KEYS {
-                    fields.value(key);
-                }
-                None
+        let tunnel = if let Some(url) = url {
+            tunnel(&mut fields, url, references)
+        } else {
+            // What the other keys should be depends on it; they are known all the same.
+            for (key, _) in KEYS {
+                fields.value(key);
             }
+            None
         };
         fields.finish();
-        names.push(name.clone());
+        names.insert(name.clone());
         if let Some(tunnel) = tunnel {
             tunnels.insert(name, tunnel);
         }
@@ -177,7 +180,7 @@ fn tunnel(fields: &mut Fields<'_>, url: Url, references: &References<'_>) -> Opt
     for (key, kinds) in KEYS {
         if fields.has(key) && !kind.is_some_and(|kind| kinds.contains(&kind)) {
             fields.value(key);
-            fields.problem(key, format!("a {shown} tunnel has no such key"));
+            fields.problem(key, format!("{shown} tunnels have no such key"));
         }
     }
     match url {
@@ -244,7 +247,7 @@ fn credentials(fields: &mut Fields<'_>, references: &References<'_>) -> Option<C
     if basic.as_ref().is_some_and(|(name, _)| name.contains(':')) {
         fields.problem("username", "a user name has no colon (RFC 7617)");
     }
-    token.or(basic.map(|(name, password)| Credentials::Basic(name, password)))
+    token.or_else(|| basic.map(|(name, password)| Credentials::Basic(name, password)))
 }
 
 fn basic(fields: &mut Fields<'_>, references: &References<'_>) -> Option<(String, Secret)> {

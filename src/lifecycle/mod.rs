@@ -10,10 +10,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{Access, AdminState, AdminView, Role},
-    config::{self, AdminToken, Config, Loaded, reload::Watcher},
+    admin::{Access, AdminState, AdminView},
+    config::{self, Config, Loaded, reload::Watcher},
     gateway::Gateway,
-    origin::Host,
     server::Server,
     sightings::Sightings,
     store::{Store, StoreError},
@@ -330,17 +329,9 @@ fn admin_view(config: &Config) -> AdminView {
     AdminView {
         egress_ip: config.egress.ip.clone(),
         ranges: config.egress.ranges.clone(),
-        tokens: config.admin.tokens.iter().map(access).collect(),
-        hosts: config.admin.hosts.iter().filter_map(|name| Host::parse(name).ok()).collect(),
+        tokens: config.admin.tokens.iter().map(Access::from).collect(),
+        hosts: config.admin.hosts.clone(),
     }
-}
-
-fn access(token: &AdminToken) -> Access {
-    let role = match token.role {
-        config::Role::Read => Role::Read,
-        config::Role::Operate => Role::Operate,
-    };
-    Access { name: token.name.as_str().into(), role, fingerprint: token.token.fingerprint() }
 }
 
 fn now_seconds() -> f64 {

@@ -10,6 +10,9 @@ use crate::{
     target::{AuthStatus, ConnectPolicy, Ownership, PrivateNetworkPolicy, Scope, tests::target},
 };
 
+type Change = fn(&mut Target);
+type Row<'a> = (&'a Permit, &'a [&'a str], Option<Class>, Result<usize, Cause>);
+
 fn destination() -> Destination {
     Destination { authority: Authority::parse("jira.acme.example:443").unwrap(), hint: None }
 }
@@ -26,7 +29,7 @@ fn acme() -> Target {
 #[test]
 fn each_rule_refuses_what_it_is_for() {
     assert!(permitted(acme()).is_ok());
-    let rows: [(fn(&mut Target), Cause); 6] = [
+    let rows: [(Change, Cause); 6] = [
         (|t| t.enabled = false, Cause::TargetDisabled),
         (|t| t.ownership = Ownership::Unclear, Cause::OwnershipUnclear),
         (|t| t.connect = ConnectPolicy::Deny, Cause::ConnectNotAllowed),
@@ -111,7 +114,6 @@ fn one_bad_address_refuses_the_whole_answer() {
     let plain = private(Deny, &[]);
     let direct = private(Direct, &["10.20.0.0/16"]);
     let tunnel = private(Tunnel, &["10.20.0.0/16", "8.8.8.8/32"]);
-    type Row<'a> = (&'a Permit, &'a [&'a str], Option<Class>, Result<usize, Cause>);
     let rows: &[Row<'_>] = &[
         (&plain, &["8.8.8.8"], None, Ok(1)),
         (&plain, &["8.8.8.8", "2001:4860:4860::8888"], None, Ok(2)),

@@ -27,12 +27,6 @@ impl VettedAddr {
     pub fn addr(self) -> SocketAddr {
         self.0
     }
-
-    /// A proof without a judgement, for tests of the modules that dial.
-    #[cfg(test)]
-    pub(crate) fn for_test(addr: SocketAddr) -> Self {
-        Self(addr)
-    }
 }
 
 /// The gateway's own addresses, which nothing may reach through it.

@@ -1,0 +1,146 @@
+//! The scenes, in the order in which they are shown.
+
+use super::{
+    client::Ask,
+    scene::{Expect, Scene},
+    stage::{Stage, host},
+};
+
+const UNSAFE: &str = "SELF_HOSTED_BASE_URL_UNSAFE";
+
+/// All of them: one that passes, then what is refused, from the request to the connection.
+pub(super) fn scenes(stage: &Stage) -> Vec<Scene> {
+    let at = |host| Ask::of(stage.authority(host));
+    let mut scenes = vec![Scene {
+        title: "an approved target",
+        story: "acme-jira owns this host and port, and its address is on the target's allowlist.",
+        ask: Ask { path: "/rest/api/2/serverInfo", ..at(host::JIRA) },
+        expect: Expect::Allowed,
+    }];
+    scenes.extend(about_the_request(stage));
+    scenes.extend(about_names(stage));
+    scenes.extend(about_addresses(stage));
+    scenes.extend(about_connections(stage));
+    scenes
+}
+
+/// Refused before anything is resolved.
+fn about_the_request(stage: &Stage) -> [Scene; 4] {
+    let at = |host| Ask::of(stage.authority(host));
+    [
+        Scene {
+            title: "a wrong proxy password",
+            story: "Who asks comes first: without a valid token nothing is looked at.",
+            ask: Ask { knows_token: false, ..at(host::JIRA) },
+            expect: Expect::Refused {
+                status: 407,
+                code: "GATEWAY_CLIENT_UNAUTHENTICATED",
+                cause: "client_unauthenticated",
+            },
+        },
+        Scene {
+            title: "a host that nobody registered",
+            story: "It resolves and would answer. Nothing leaves for a host that no target owns.",
+            ask: at(host::UNKNOWN),
+            expect: Expect::Refused { status: 403, code: UNSAFE, cause: "no_target" },
+        },
+        Scene {
+            title: "somebody else's target",
+            story: "other-jira is a target, but this client may use acme-* only.",
+            ask: at(host::OTHER),
+            expect: Expect::Refused {
+                status: 403,
+                code: "GATEWAY_CLIENT_FORBIDDEN",
+                cause: "client_forbidden",
+            },
+        },
+        Scene {
+            title: "CONNECT where only a path is approved",
+            story: "acme-shared is /jira on a shared host, and in a tunnel the gateway sees no paths.",
+            ask: Ask { path: "/jira/", ..at(host::SHARED) },
+            expect: Expect::Refused { status: 403, code: UNSAFE, cause: "connect_not_allowed" },
+        },
+    ]
+}
+
+/// Refused for what DNS says, or does not say.
+fn about_names(stage: &Stage) -> [Scene; 3] {
+    let at = |host| Ask::of(stage.authority(host));
+    [
+        Scene {
+            title: "a name that does not exist",
+            story: "The name server answers NXDOMAIN; the gateway looks nowhere else.",
+            ask: at(host::GONE),
+            expect: Expect::Refused {
+                status: 502,
+                code: "SELF_HOSTED_DNS_FAILED",
+                cause: "dns_nxdomain",
+            },
+        },
+        Scene {
+            title: "rebinding: two kinds of address at once",
+            story: "The name leads to a global address and to an approved private one. Either alone \
+                    would pass.",
+            ask: at(host::MIXED),
+            expect: Expect::Refused { status: 403, code: UNSAFE, cause: "dns_rebinding" },
+        },
+        Scene {
+            title: "rebinding: global yesterday, private today",
+            story: "The gateway keeps what a name led to, restarts included. This one has moved \
+                    inside.",
+            ask: at(host::MOVED),
+            expect: Expect::Refused { status: 403, code: UNSAFE, cause: "dns_rebinding" },
+        },
+    ]
+}
+
+/// Refused for where the name leads.
+fn about_addresses(stage: &Stage) -> [Scene; 2] {
+    let at = |host| Ask::of(stage.authority(host));
+    [
+        Scene {
+            title: "a private address that nobody approved",
+            story: "The name leads to 10.20.0.7, and the target's policy for private addresses is \
+                    deny.",
+            ask: at(host::GITLAB),
+            expect: Expect::Refused {
+                status: 403,
+                code: "SELF_HOSTED_PRIVATE_NETWORK_REJECTED",
+                cause: "address_private",
+            },
+        },
+        Scene {
+            title: "a cloud's metadata address",
+            story: "The name leads to 169.254.169.254. The target's allowlist holds 169.254.0.0/16, \
+                    which is no help.",
+            ask: at(host::METADATA),
+            expect: Expect::Refused { status: 403, code: UNSAFE, cause: "address_forbidden" },
+        },
+    ]
+}
+
+/// Failed or cut on the way.
+fn about_connections(stage: &Stage) -> [Scene; 2] {
+    [
+        Scene {
+            title: "a port on which nothing listens",
+            story: "Everything is approved, and the far side refuses the connection.",
+            ask: Ask::of(format!("{}:{}", host::STOPPED, stage.closed.port())),
+            expect: Expect::Refused {
+                status: 502,
+                code: "SELF_HOSTED_CONNECTIVITY_BLOCKED",
+                cause: "connect_refused",
+            },
+        },
+        Scene {
+            title: "another name inside the tunnel",
+            story: "The tunnel is for jira.acme.example, and TLS inside it asks for another site \
+                    there.",
+            ask: Ask {
+                server_name: Some("intranet.acme.example"),
+                ..Ask::of(stage.authority(host::JIRA))
+            },
+            expect: Expect::Cut { code: UNSAFE, cause: "sni_mismatch" },
+        },
+    ]
+}

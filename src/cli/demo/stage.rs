@@ -1,0 +1,173 @@
+//! What stands around the scenes: the targets, what DNS says of them, a receiver, a gateway.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::anyhow;
+use jiff::{SignedDuration, Timestamp};
+use rustls::crypto::aws_lc_rs;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{
+    client::{CLIENT, Client},
+    gateway::{Gateway, TOKEN_VARIABLE},
+    name_server::{NameServer, Zone},
+    receiver::Receiver,
+};
+use crate::{policy::address::Class, store::Sighting};
+
+/// An address of a cloud's metadata service, which hands out credentials to whoever asks.
+const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
+/// A private address that no target approves.
+const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 7));
+
+/// A global address. The gateway refuses before it dials; besides, it is one of those that drop
+/// what they get (AS112, RFC 7535), and the demo's gateway can send from loopback only.
+const GLOBAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 31, 196, 7));
+
+/// The receiver's address, which the targets that use it approve.
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Hosts of the demo. `.example` is set aside for examples (RFC 2606).
+pub(super) mod host {
+    /// The one that is reached.
+    pub(crate) const JIRA: &str = "jira.acme.example";
+    /// A target behind whose port nothing listens.
+    pub(crate) const STOPPED: &str = "stopped.acme.example";
+    /// A target with a base path.
+    pub(crate) const SHARED: &str = "shared.acme.example";
+    /// A target whose name leads to a private address.
+    pub(crate) const GITLAB: &str = "gitlab.acme.example";
+    /// A target whose name leads to a metadata address.
+    pub(crate) const METADATA: &str = "metadata.acme.example";
+    /// A target whose name leads to a global and a private address at once.
+    pub(crate) const MIXED: &str = "mixed.acme.example";
+    /// A target whose name was global when last seen.
+    pub(crate) const MOVED: &str = "moved.acme.example";
+    /// A target whose name does not exist.
+    pub(crate) const GONE: &str = "gone.acme.example";
+    /// A target of somebody else.
+    pub(crate) const OTHER: &str = "jira.other.example";
+    /// A host of no target.
+    pub(crate) const UNKNOWN: &str = "files.unknown.example";
+}
+
+/// The name under which [`host::MOVED`] is a target.
+const MOVED_TARGET: &str = "acme-moved";
+
+/// How long ago the gateway has seen it global.
+const SEEN_AGO: SignedDuration = SignedDuration::from_hours(24);
+
+/// Everything that a scene needs.
+pub(super) struct Stage {
+    /// The gateway.
+    pub(super) gateway: Gateway,
+    /// A client of it.
+    pub(super) client: Client,
+    /// What listens at the addresses that are reached.
+    pub(super) receiver: Receiver,
+    /// A port of loopback on which nothing listens.
+    pub(super) closed: SocketAddr,
+    _closed: Socket,
+    _names: NameServer,
+}
+
+impl Stage {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// What does not start, and why.
+    pub(super) async fn set() -> anyhow::Result<Self> {
+        let receiver = Receiver::start(host::JIRA).await?;
+        let names = NameServer::start(zone()).await?;
+        let (reserved, closed) = closed_port()?;
+        let token = random_token()?;
+        let configuration = configuration(names.address, receiver.address, closed);
+        let seen = Sighting {
+            target_id: MOVED_TARGET.to_owned(),
+            host: host::MOVED.to_owned(),
+            class: Class::Global,
+        };
+        let yesterday = Timestamp::now().saturating_sub(SEEN_AGO)?.as_second();
+        let gateway = Gateway::start(&configuration, &token, &[seen], yesterday).await?;
+        let client = Client::new(gateway.proxy, token, &receiver.certificate)?;
+        Ok(Self { gateway, client, receiver, closed, _closed: reserved, _names: names })
+    }
+
+    /// `host:port` of what stands on the receiver's port.
+    pub(super) fn authority(&self, host: &str) -> String {
+        format!("{host}:{}", self.receiver.address.port())
+    }
+}
+
+fn zone() -> Zone {
+    Zone::from([
+        (host::JIRA, vec![LOOPBACK]),
+        (host::STOPPED, vec![LOOPBACK]),
+        (host::SHARED, vec![LOOPBACK]),
+        (host::OTHER, vec![LOOPBACK]),
+        (host::UNKNOWN, vec![LOOPBACK]),
+        (host::GITLAB, vec![PRIVATE]),
+        (host::MOVED, vec![PRIVATE]),
+        (host::METADATA, vec![METADATA]),
+        (host::MIXED, vec![GLOBAL, LOOPBACK]),
+    ])
+}
+
+/// The gateway's configuration, as an operator would write it but for `allow_loopback`.
+fn configuration(names: SocketAddr, receiver: SocketAddr, closed: SocketAddr) -> String {
+    let approved = |network: &str| {
+        format!(
+            "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"{network}\"]\n"
+        )
+    };
+    let jira = |id: &str, host: &str, at: SocketAddr, path: &str, network: &str| {
+        format!(
+            "\n[[targets]]\nid = \"{id}\"\nprovider_key = \"jira_data_center\"\n\
+             deployment_mode = \"self-hosted\"\nbase_url = \"https://{host}:{}{path}\"\n\
+             ownership = \"confirmed\"\n{network}",
+            at.port()
+        )
+    };
+    let loopback = approved("127.0.0.0/8");
+    let metadata = approved("169.254.0.0/16");
+    let targets = [
+        jira("acme-jira", host::JIRA, receiver, "", &loopback),
+        jira("acme-stopped", host::STOPPED, closed, "", &loopback),
+        jira("acme-shared", host::SHARED, receiver, "/jira", &loopback),
+        jira("acme-gitlab", host::GITLAB, receiver, "", ""),
+        jira("acme-metadata", host::METADATA, receiver, "", &metadata),
+        jira("acme-mixed", host::MIXED, receiver, "", &loopback),
+        jira(MOVED_TARGET, host::MOVED, receiver, "", ""),
+        jira("acme-gone", host::GONE, receiver, "", ""),
+        jira("other-jira", host::OTHER, receiver, "", &loopback),
+    ];
+    format!(
+        "[egress]\nip = [\"127.0.0.1\"]\n\
+         [proxy]\nlisten = [\"127.0.0.1:0\"]\n\
+         [admin]\nlisten = [\"127.0.0.1:0\"]\n\
+         [[clients]]\nname = \"{CLIENT}\"\ntoken = {{ env = \"{TOKEN_VARIABLE}\" }}\n\
+         targets = [\"acme-*\"]\n\
+         [dns]\nservers = [\"{names}\"]\n\
+         [policy]\nrequire_current_check = false\nallow_loopback = true\n\
+         {}",
+        targets.concat()
+    )
+}
+
+/// A port of loopback at which connections are refused: it is taken, so that nobody else begins to
+/// listen there, and not listened on.
+fn closed_port() -> anyhow::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SockAddr::from(SocketAddr::new(LOOPBACK, 0)))?;
+    let address = socket.local_addr()?.as_socket().ok_or_else(|| anyhow!("not an address"))?;
+    Ok((socket, address))
+}
+
+/// 128 random bits, new for each demo.
+fn random_token() -> anyhow::Result<String> {
+    let mut bytes = [0; 16];
+    let random = aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| anyhow!("no random bytes"))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
