@@ -182,7 +182,7 @@ fn the_page_of_reasons_is_as_the_program_has_it() {
             cause.owner().as_str(),
             cloud_owner(*cause),
             cell(cause.next_step()),
-            if failure.retryable() { "yes" } else { "no" },
+            if cause.retryable() { "yes" } else { "no" },
             cause.proxy_error(),
             codes_of(*cause),
         )
