@@ -252,7 +252,7 @@ impl Server {
         command
             .args(arguments.iter().map(|argument| argument.replace("{port}", &port)))
             .current_dir(printed.dir.path())
-            .env("WEBHOOK_SECRET", SECRET)
+            .env("SIGNING_SECRET", SECRET)
             .env("PORT", &port)
             .env("TMPDIR", printed.dir.path())
             .stdin(Stdio::null())

@@ -21,7 +21,7 @@ async function n8n({ headers, body }) {
     },
   };
   const input = { all: () => [{ json: { headers }, binary: { data: {} } }] };
-  const items = await node.call(context, require, { WEBHOOK_SECRET: secret }, input);
+  const items = await node.call(context, require, { SIGNING_SECRET: secret }, input);
   if (items.length !== 1 || items[0].pairedItem !== 0) throw new Error('not one item');
   if (JSON.stringify(items[0].json.delivery) !== JSON.stringify(JSON.parse(body))) throw new Error('another delivery');
   return items[0].json.nonce;
