@@ -19,6 +19,7 @@ pub mod policy;
 pub mod reason;
 pub mod secret;
 pub mod target;
+pub mod webhook;
 
 // the way out
 pub mod dial;

@@ -468,7 +468,7 @@ async fn every_code_is_explained_with_the_address_to_allowlist() {
             "meaning": Cause::DnsNxdomain.meaning(),
             "owner": "customer",
             "next_step": Cause::DnsNxdomain.next_step(),
-            "retryable": true,
+            "retryable": false,
             "status": 502,
             "proxy_status_error": "dns_error",
         })

@@ -10,6 +10,8 @@ mod demo;
 mod explain;
 mod health;
 mod serve;
+mod sign;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,6 +49,10 @@ enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the header fields of a signed webhook delivery
+    Sign(sign::Arguments),
+    /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
+    Verify(verify::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
     /// Print a completion script for a shell
@@ -90,6 +96,8 @@ pub fn run() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

@@ -78,9 +78,15 @@ impl Entry<'_> {
     }
 }
 
-/// An entry turned out not to stand alone: the text has to be parsed whole.
-#[derive(Debug)]
-pub(super) struct NotAlone;
+impl Piece {
+    /// Whether it is one entry by itself, and nothing else.
+    fn stands_alone(&self, text: &str) -> bool {
+        let parsed = text.get(self.bytes.clone()).map(DeTable::parse);
+        let Some(Ok(table)) = parsed else { return false };
+        let entries = table.get_ref().get("targets").and_then(|value| value.get_ref().as_array());
+        table.get_ref().len() == 1 && entries.is_some_and(|entries| entries.len() == 1)
+    }
+}
 
 impl Document {
     /// Parses a text.
@@ -92,14 +98,17 @@ impl Document {
             let message = "tables and lists lie too deep in each other here".to_owned();
             return Err(SyntaxError::at(&text, at, message));
         }
-        let pieces = pieces(&text);
+        // Parsed twice, here and when they are turned into targets: a syntax error in a target is
+        // to be known before anything is made of the rest.
+        let pieces = pieces(&text)
+            .filter(|pieces| pieces.iter().all(|piece| piece.stands_alone(&text)))
+            .filter(|pieces| !pieces.is_empty());
         let rest = without(&text, pieces.as_deref().unwrap_or_default());
-        let alone = pieces.as_ref().is_some_and(|pieces| !pieces.is_empty());
         let parsed = DeTable::parse(&rest)
             .ok()
-            .filter(|table| !alone || !table.get_ref().contains_key("targets"));
+            .filter(|table| pieces.is_none() || !table.get_ref().contains_key("targets"));
         let (pieces, table) = match parsed {
-            Some(table) => (pieces.filter(|_| alone), table),
+            Some(table) => (pieces, table),
             None => (None, DeTable::parse(&text).map_err(|error| syntax(&text, &error))?),
         };
         let (mut settings, mut clients) = (dict(table.get_ref()), Vec::new());
@@ -136,51 +145,14 @@ impl Document {
     }
 
     /// Shows every target to `each`, in the order of the file.
-    ///
-    /// # Errors
-    /// [`NotAlone`] when [`Self::parse_whole`] has to be called and everything shown so far has to
-    /// be forgotten.
-    pub(super) fn targets(&self, each: &mut dyn FnMut(&Entry<'_>)) -> Result<(), NotAlone> {
-        if let Some(pieces) = &self.pieces {
-            return pieces.iter().try_for_each(|piece| self.target_alone(piece, each));
-        }
-        self.targets_whole(each);
-        Ok(())
-    }
-
-    /// Gives up parsing targets one by one.
-    ///
-    /// # Errors
-    /// The first syntax error: most likely the reason.
-    pub(super) fn parse_whole(&mut self) -> Result<(), SyntaxError> {
-        self.pieces = None;
-        DeTable::parse(&self.text).map(drop).map_err(|error| syntax(&self.text, &error))
-    }
-
-    fn target_alone(
-        &self,
-        piece: &Piece,
-        each: &mut dyn FnMut(&Entry<'_>),
-    ) -> Result<(), NotAlone> {
-        let text = self.text.get(piece.bytes.clone()).ok_or(NotAlone)?;
-        let table = DeTable::parse(text).map_err(|_| NotAlone)?;
-        let table = table.get_ref();
-        let entries = table.get("targets").and_then(|value| value.get_ref().as_array());
-        match (entries.and_then(|entries| entries.first()), table.len()) {
-            (Some(value), 1) if entries.is_some_and(|entries| entries.len() == 1) => {
-                each(&Entry { value, lines: &Lines::new(text, piece.line) });
-                Ok(())
-            }
-            _ => Err(NotAlone),
-        }
-    }
-
-    fn targets_whole(&self, each: &mut dyn FnMut(&Entry<'_>)) {
-        let Ok(table) = DeTable::parse(&self.text) else { return };
-        let lines = Lines::new(&self.text, 1);
-        let entries = table.get_ref().get("targets").and_then(|value| value.get_ref().as_array());
-        for value in entries.into_iter().flat_map(|entries| entries.iter()) {
-            each(&Entry { value, lines: &lines });
+    pub(super) fn targets(&self, each: &mut dyn FnMut(&Entry<'_>)) {
+        let Some(pieces) = &self.pieces else {
+            let lines = Lines::new(&self.text, 1);
+            return show_targets(&self.text, &lines, each);
+        };
+        for piece in pieces {
+            let text = self.text.get(piece.bytes.clone()).unwrap_or_default();
+            show_targets(text, &Lines::new(text, piece.line), each);
         }
     }
 
@@ -213,6 +185,14 @@ impl Provider for &Document {
 
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
         Ok(Map::from([(Profile::Default, self.settings.clone())]))
+    }
+}
+
+fn show_targets(text: &str, lines: &Lines, each: &mut dyn FnMut(&Entry<'_>)) {
+    let Ok(table) = DeTable::parse(text) else { return };
+    let entries = table.get_ref().get("targets").and_then(|value| value.get_ref().as_array());
+    for value in entries.into_iter().flat_map(|entries| entries.iter()) {
+        each(&Entry { value, lines });
     }
 }
 
@@ -349,6 +329,40 @@ fn integer(digits: &str, radix: u32) -> Value {
         Ok(number) => Value::from(number),
         Err(_) => {
             i64::from_str_radix(digits, radix).map_or_else(|_| Value::from(f64::NAN), Value::from)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_entry_is_a_piece_with_its_sub_tables_and_the_rest_keeps_its_lines() {
+        let text = "a = 1\n[[targets]] # one\nid = 1\n\n[targets.tls]\nx = 1\n [proxy]\nb = 2\n\
+                    \t[[targets]]\nid = 2\n[[targets.x]]\ny = 1\n[[targets]]";
+        let pieces = pieces(text).unwrap();
+        let shown: Vec<_> = pieces.iter().map(|p| (p.line, &text[p.bytes.clone()])).collect();
+        assert_eq!(
+            shown,
+            [
+                (2, "[[targets]] # one\nid = 1\n\n[targets.tls]\nx = 1\n"),
+                (9, "\t[[targets]]\nid = 2\n[[targets.x]]\ny = 1\n"),
+                (13, "[[targets]]"),
+            ]
+        );
+        assert_eq!(without(text, &pieces), "a = 1\n\n\n\n\n\n [proxy]\nb = 2\n\n\n\n\n");
+        let document = Document::parse("x".into(), text.to_owned()).unwrap();
+        assert_eq!(document.target_count(), 3);
+    }
+
+    #[test]
+    fn where_a_multi_line_string_could_hide_a_header_nothing_is_cut() {
+        for quotes in ["\"\"\"", "'''"] {
+            let text = format!("a = {quotes}\n[[targets]]\n{quotes}\n");
+            assert_eq!(pieces(&text), None);
+            let document = Document::parse("x".into(), text).unwrap();
+            document.targets(&mut |_| panic!("there is no target"));
         }
     }
 }

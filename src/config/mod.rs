@@ -232,7 +232,7 @@ fn read(
     let mut targets = Targets::default();
     let resolvers = config.resolvers.keys().cloned().collect();
     let known = Known { tunnels: &tunnel_names, resolvers: &resolvers };
-    for (index, document) in documents.iter_mut().enumerate() {
+    for (index, document) in documents.iter().enumerate() {
         targets.add(index, document, references, &known);
     }
     let (targets, located) = targets.finish(documents);

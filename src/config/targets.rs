@@ -8,7 +8,7 @@ use std::{
 use figment::value::Value;
 
 use super::{
-    document::{Document, Entry, NotAlone, SyntaxError},
+    document::{Document, Entry, SyntaxError},
     place::{Located, Place, nearest},
     reference::{Base, References},
 };
@@ -35,40 +35,16 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// Reads the targets of a file and adds them.
+    /// Reads the targets of a file, whose number is `index`, and adds them.
     pub(super) fn add(
-        &mut self,
-        index: usize,
-        document: &mut Document,
-        references: &References<'_>,
-        known: &Known<'_>,
-    ) {
-        let (before, count) = (self.read.len(), self.count);
-        let problems = self.problems.len();
-        self.read.reserve_exact(document.target_count());
-        self.places.reserve_exact(document.target_count());
-        if let Err(NotAlone) = self.read_all(index, document, references, known) {
-            self.read.truncate(before);
-            self.places.truncate(before);
-            self.problems.truncate(problems);
-            self.count = count;
-            match document.parse_whole() {
-                Ok(()) => {
-                    // Parsed whole, every entry has its place.
-                    let _not_alone = self.read_all(index, document, references, known);
-                }
-                Err(error) => self.problems.push(syntax(document.path().to_owned(), error)),
-            }
-        }
-    }
-
-    fn read_all(
         &mut self,
         index: usize,
         document: &Document,
         references: &References<'_>,
         known: &Known<'_>,
-    ) -> Result<(), NotAlone> {
+    ) {
+        self.read.reserve_exact(document.target_count());
+        self.places.reserve_exact(document.target_count());
         let base = Base::Folder(document.folder());
         let around = Surroundings {
             catalogue: Catalogue::embedded(),
@@ -105,7 +81,7 @@ impl Targets {
             if !problems.is_empty() {
                 self.problems.extend(locate(document, entry, &path, problems));
             }
-        })
+        });
     }
 
     /// All targets, or what is wrong with them. Ids are unique in all files together.

@@ -229,7 +229,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.tls.extra_roots, [PathBuf::from("ca.pem")]);
     assert!(config.proxy.tls.is_some());
     assert_eq!(config.targets.len(), 2);
-    assert_eq!(config.targets[0].labels["team"], "identity");
+    assert_eq!(config.targets[0].labels[..], [("team".into(), "identity".into())]);
     let files: Vec<_> = loaded.files.iter().map(|seen| seen.path().to_str().unwrap()).collect();
     assert_eq!(
         files,
@@ -346,6 +346,11 @@ fn a_secret_of_another_kind_in_a_later_source_replaces_the_earlier_one() {
     let variables = [("EGRESS_STORE__KEY__ENV", "KEY"), ("KEY", &"0a".repeat(32))];
     let key = load_texts(&files, &variables).unwrap().config.store.key.unwrap();
     assert_eq!(key.expose(), [0x0a; 32]);
+    let files = [("gateway.toml", "[store]\nkey = { env = \"UNSET\" }\n")];
+    let variables = [("EGRESS_STORE__KEY__FILE", "key.hex")];
+    let key = load_texts(&files, &variables).unwrap().config.store.key.unwrap();
+    assert_eq!(key.expose(), [0x0f; 32]);
+    let files = [("gateway.toml", "[store]\nkey = 5\n")];
     let whole = [("EGRESS_STORE__KEY", "{file=\"key.hex\"}")];
     let key = load_texts(&files, &whole).unwrap().config.store.key.unwrap();
     assert_eq!(key.expose(), [0x0f; 32]);
@@ -489,4 +494,75 @@ fn a_text_is_checked_without_a_look_at_anything_else() {
             .len(),
         2
     );
+}
+
+/// What is put into texts at random places.
+const SNIPPETS: &[&str] = &[
+    "\n[[targets]]\n",
+    "\n[targets]\n",
+    "\n[targets.tls]\n",
+    "\n[[targets.x]]\n",
+    "\n[ targets . limits ]\n",
+    "\n[[\"targets\"]]\n",
+    "targets = []\n",
+    "targets.id = 1\n",
+    "\n[proxy]\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    "#",
+    "\n",
+    "\r",
+    ",",
+    "=",
+    ".",
+    "\\",
+    "\u{feff}",
+    "é",
+    "\0",
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(2000))]
+    #[test]
+    fn however_a_text_is_spoilt_both_ways_to_parse_it_agree(
+        case in 0_usize..1000,
+        edits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0_usize..60, 0_usize..40), 1..5),
+    ) {
+        static CORPUS: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
+            cases("invalid").into_values().chain(cases("valid").into_values()).collect()
+        });
+        let mut text = CORPUS[case % CORPUS.len()].clone();
+        for (at, snippet, removed) in edits {
+            let boundary = |text: &str, at: usize| {
+                (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap()
+            };
+            let begins = boundary(&text, at.index(text.len() + 1));
+            if let Some(snippet) = SNIPPETS.get(snippet) {
+                text.insert_str(begins, snippet);
+            } else {
+                let ends = boundary(&text, (begins + removed).min(text.len()));
+                text.replace_range(begins..ends, "");
+            }
+        }
+        let multi_line = text.contains("\"\"\"") || text.contains("'''");
+        // Behind these, the comment that has a text parsed whole would be another text.
+        if !multi_line && !text.ends_with('\r') {
+            let whole = check_text(&format!("{text}\n# '''\n"));
+            let alone = check_text(&text);
+            // A syntax error at the end is, with more behind it, elsewhere.
+            let is_syntax = |found: &[String]| {
+                let column = found.first().and_then(|problem| problem.split(':').nth(2));
+                column.is_some_and(|column| column.parse::<u32>().is_ok())
+            };
+            if is_syntax(&alone) || is_syntax(&whole) {
+                proptest::prop_assert!(is_syntax(&alone) && is_syntax(&whole), "{alone:?} {whole:?}");
+            } else {
+                proptest::prop_assert_eq!(alone, whole);
+            }
+        }
+    }
 }

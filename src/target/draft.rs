@@ -1,9 +1,9 @@
 //! What an operator or an API client writes of a target, read into a [`Target`] with every problem named.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
-use figment::value::{Dict, Value};
+use figment::value::Value;
 use ipnet::IpNet;
 
 use super::{
@@ -365,17 +365,20 @@ fn signing_secret(value: &Value, around: &Surroundings<'_>) -> Result<Secret, St
     Ok(secret)
 }
 
-fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
+fn labels(fields: &mut Fields<'_>) -> Box<[(Box<str>, Box<str>)]> {
     let dict = match fields.value("labels") {
-        None => return BTreeMap::new(),
+        None => return Box::default(),
         Some(Value::Dict(_, dict)) => dict,
-        Some(_) => Dict::from([(String::new(), Value::from(""))]),
+        Some(other) => {
+            fields.problem("labels", expected("a table of short strings", &other));
+            return Box::default();
+        }
     };
-    let mut labels = BTreeMap::new();
-    for (key, value) in dict {
+    let mut labels = Vec::with_capacity(dict.len());
+    for (key, value) in &dict {
         match value.as_str() {
             Some(text) if !key.is_empty() && key.len().max(text.len()) <= LABEL_BYTES_MAX => {
-                labels.insert(key, text.to_owned());
+                labels.push((key.as_str().into(), text.into()));
             }
             Some(_) | None => {
                 fields.problem("labels", "labels are short strings under short names");
@@ -385,7 +388,7 @@ fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
     if labels.len() > LABELS_MAX {
         fields.problem("labels", format!("at most {LABELS_MAX} labels"));
     }
-    labels
+    labels.into()
 }
 
 fn limits(fields: &mut Fields<'_>) -> TargetLimits {
@@ -397,6 +400,8 @@ fn limits(fields: &mut Fields<'_>) -> TargetLimits {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use figment::value::Dict;
+
     use super::*;
     use crate::fields::Problems;
 

@@ -5,7 +5,7 @@ mod id;
 pub mod provider;
 pub mod registry;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -59,8 +59,9 @@ pub struct Target {
     pub signing: Signing,
     /// A target that is not enabled is never reached.
     pub enabled: bool,
-    /// The operator's own words, at most 32.
-    pub labels: BTreeMap<String, String>,
+    /// The operator's own words, at most 32, in the order of their names. A slice, as a map would
+    /// take several hundred bytes for a single label.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
     /// Limits of this target that differ from the gateway's.
     pub limits: TargetLimits,
 }
