@@ -102,7 +102,13 @@ impl Asked {
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let (host, port) = authority_of(authority)?;
         host_agrees(&host, Some(port.unwrap_or(scheme.default_port())), headers)?;
-        Ok(Self::Url(AskedUrl { scheme, host, port, resource: resource(tail), hint: hint(headers)? }))
+        Ok(Self::Url(AskedUrl {
+            scheme,
+            host,
+            port,
+            resource: resource(tail),
+            hint: hint(headers)?,
+        }))
     }
 }
 
@@ -164,11 +170,7 @@ fn authority_of(text: &str) -> Result<(Host, Option<Port>), Refusal> {
 
 /// RFC 9112, section 3.2: a Host field that names another authority than the request target is how
 /// caches and virtual hosts are confused. The port may be left out of it.
-fn host_agrees(
-    asked: &Host,
-    asked_port: Option<Port>,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
+fn host_agrees(asked: &Host, asked_port: Option<Port>, headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::HostMismatch, detail));
     let mut fields = headers.get_all(HOST).iter();
     let Some(field) = fields.next() else {

@@ -295,6 +295,29 @@ impl From<&ResolveError> for Cause {
     }
 }
 
+impl From<&TlsError> for Cause {
+    fn from(error: &TlsError) -> Self {
+        match error {
+            TlsError::Expired { .. } => Self::TlsExpired,
+            TlsError::NotYetValid { .. } => Self::TlsNotYetValid,
+            TlsError::UnknownIssuer { .. } => Self::TlsUnknownIssuer,
+            TlsError::IncompleteChain { .. } => Self::TlsIncompleteChain,
+            TlsError::HostnameMismatch { .. } => Self::TlsHostnameMismatch,
+            TlsError::WrongUsage(_) => Self::TlsWrongUsage,
+            TlsError::PinMismatch { .. } => Self::TlsPinMismatch,
+            TlsError::CertificateInvalid(_) => Self::TlsCertificateInvalid,
+            TlsError::Version => Self::TlsVersion,
+            TlsError::ClientCertificate { .. } => Self::TlsClientCertificate,
+            TlsError::ClosedEarly => Self::ResetBeforeServerHello,
+            TlsError::Timeout => Self::TlsTimeout,
+            TlsError::NotTls { .. }
+            | TlsError::Alert(_)
+            | TlsError::Cut(_)
+            | TlsError::Protocol(_) => Self::TlsHandshake,
+        }
+    }
+}
+
 impl From<&DialError> for Cause {
     fn from(error: &DialError) -> Self {
         match error {

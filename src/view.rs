@@ -23,6 +23,7 @@ use crate::{
     sightings::Sightings,
     target::Registry,
     telemetry::metrics::Metrics,
+    tls::{Outbound, Roots, TlsSettingsError},
 };
 
 /// One configuration, ready for requests. Swapped whole, so that no request sees half of a change.
@@ -78,6 +79,12 @@ pub enum ViewError {
         /// What is wrong with it.
         message: String,
     },
+    /// Roots for targets.
+    #[error("tls.extra_roots: {0}")]
+    Tls(#[source] TlsSettingsError),
+    /// Certificates, keys or roots of targets.
+    #[error("{0}")]
+    TargetTls(String),
     /// A resolver cannot be set up.
     #[error("dns: {0}")]
     Resolver(#[from] resolve::SettingsError),
@@ -103,7 +110,9 @@ impl View {
         if !missing.is_empty() && shared.needs_egress {
             return Err(ViewError::EgressMissing(missing));
         }
+        // The resolver has the public roots built in; extra ones are not.
         let roots = name_server_roots(&config.tls.extra_roots)?;
+        let tls = outbound(&config, previous)?;
         let settings = |servers: Vec<Server>| {
             let timeout = config.limits.dns_timeout;
             let settings = resolve::Settings::new(servers, timeout, addresses.clone());
@@ -130,6 +139,8 @@ impl View {
             clients: Clients::new(config.clients)?,
             targets: Registry::new(config.targets),
             egress: Egress {
+                tls,
+                tls_timeout: config.limits.tls_timeout,
                 direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
                 addresses,
                 scene: ArcSwap::from_pointee(Scene::default()),
@@ -209,4 +220,45 @@ fn resolver(
         Some(resolver) => Ok(Arc::clone(resolver)),
         None => Resolver::new(settings).map(Arc::new),
     }
+}
+
+/// TLS towards targets. What has not changed is taken over from `previous` with its sessions.
+fn outbound(config: &Config, previous: Option<&View>) -> Result<Outbound, ViewError> {
+    let roots = Roots::load(&config.tls.extra_roots).map_err(ViewError::Tls)?;
+    let fresh;
+    let former = match previous {
+        Some(view) => &view.egress.tls,
+        None => {
+            for fault in roots.faults() {
+                tracing::warn!(fault, "the system's roots");
+            }
+            fresh = Outbound::new(roots.clone());
+            &fresh
+        }
+    };
+    let targets = config.targets.iter().map(|target| (&target.id, target.tls.as_deref()));
+    former.renewed(roots, targets).map_err(|wrong| {
+        let all: Vec<_> = wrong.iter().map(|(id, error)| format!("target {id}: {error}")).collect();
+        ViewError::TargetTls(all.join("; "))
+    })
+}
+
+/// What certificates of `tls://` and `https://` name servers must lead to: the system's roots and
+/// the extra ones. Without extra ones none, which stands for the resolver's built-in roots.
+fn name_server_roots(extra: &[PathBuf]) -> Result<Vec<CertificateDer<'static>>, ViewError> {
+    if extra.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Certificates of the system that cannot be read are left out, as everywhere else.
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    for path in extra {
+        let failed = |error: pem::Error| ViewError::Roots {
+            path: path.display().to_string(),
+            message: error.to_string(),
+        };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+            roots.push(certificate.map_err(failed)?);
+        }
+    }
+    Ok(roots)
 }

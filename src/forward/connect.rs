@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -45,11 +47,19 @@ impl ClientStream for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
+impl ClientStream for TokioIo<Upgraded> {
+    fn reset(self) {
+        // What is below cannot be reached; closing without an end has to do.
+        drop(self);
+    }
+}
+
 /// Everything a tunnel is bound to.
 #[derive(Debug)]
 pub struct Terms {
-    /// The host that the client asked for; TLS inside has to name it.
-    pub host: Host,
+    /// The host that the client asked for; TLS inside has to name it. Without one nothing is looked
+    /// at: the request was seen.
+    pub host: Option<Host>,
     /// Longest time without a byte in either direction.
     pub idle_timeout: Duration,
     /// Longest time from the first byte of a ClientHello to its last.
@@ -63,9 +73,9 @@ pub struct Terms {
 }
 
 /// An open tunnel.
-struct Tunnel<'a, C> {
+struct Tunnel<'a, C, T> {
     client: C,
-    target: TcpStream,
+    target: T,
     terms: &'a Terms,
     up: Pump,
     down: Pump,
@@ -88,10 +98,10 @@ enum End {
 
 /// Carries a tunnel to its end and notes how it ended. `early` are bytes that the client sent
 /// before the 200; they have been held back until now.
-pub async fn tunnel<C: ClientStream>(
+pub async fn tunnel<C: ClientStream, T: ClientStream>(
     client: C,
     early: Vec<u8>,
-    target: TcpStream,
+    target: T,
     terms: &Terms,
     record: &mut Record,
 ) {
@@ -118,11 +128,14 @@ pub async fn tunnel<C: ClientStream>(
     tunnel.end(end, record).await;
 }
 
-impl<C: ClientStream> Tunnel<'_, C> {
+impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
     /// Holds the client's first bytes until they show what they are. The target's bytes flow
     /// meanwhile: some protocols let the server speak first.
     async fn first_bytes(&mut self, early: Vec<u8>, record: &mut Record) -> Result<Vec<u8>, End> {
         let mut held = early;
+        if self.terms.host.is_none() {
+            return Ok(held);
+        }
         loop {
             match client_hello::read(&held) {
                 Hello::NotTls => return Ok(held),
@@ -180,7 +193,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
     /// The name inside has to be the host outside (domain fronting); without a name, the server
     /// would choose a certificate and a virtual host that nobody approved.
     fn judge_name(&self, inside: Option<&str>) -> Result<(), End> {
-        let outside = &self.terms.host;
+        let Some(outside) = &self.terms.host else { return Ok(()) };
         let same = match (outside, inside) {
             (Host::Name(name), Some(inside)) => **name == *inside,
             (Host::Ip(_), None) => true,
@@ -281,7 +294,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
             }
         };
         if record.end != Some("closed") {
-            let _ignored = self.target.set_zero_linger();
+            self.target.reset();
             if record.end != Some("cut") {
                 self.client.reset();
             }

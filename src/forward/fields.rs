@@ -18,8 +18,13 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 
 /// Fields that a `Connection` field cannot take away: without them the message would mean something
 /// else to the next hop.
-const NOT_NAMED: [HeaderName; 5] =
-    [HOST, http::header::CONTENT_LENGTH, TRAILER, http::header::AUTHORIZATION, http::header::COOKIE];
+const NOT_NAMED: [HeaderName; 5] = [
+    HOST,
+    http::header::CONTENT_LENGTH,
+    TRAILER,
+    http::header::AUTHORIZATION,
+    http::header::COOKIE,
+];
 
 /// Makes the fields of a client's request those of the gateway's own towards the target.
 /// `Authorization` passes untouched, nothing is added.
@@ -79,7 +84,9 @@ mod tests {
     use super::*;
 
     fn fields(lines: &[(&str, &str)]) -> HeaderMap {
-        let parse = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let parse = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in lines.iter().map(parse) {
             headers.append(name, value);
@@ -96,19 +103,40 @@ mod tests {
     #[test]
     fn what_belongs_to_one_hop_or_to_the_proxy_does_not_reach_the_target() {
         let mut headers = fields(&[
-            ("connection", "close, X-Secret ,keep-alive"), ("connection", "x-other"), ("x-secret", "1"), ("x-other", "1"),
-            ("keep-alive", "5"), ("te", "trailers"), ("upgrade", "h2c"), ("transfer-encoding", "chunked"),
-            ("proxy-authorization", "Basic x"), ("proxy-connection", "keep-alive"), ("proxy-foo", "1"),
-            ("x-webriskops-target", "a"), ("host", "evil"), ("authorization", "Bearer t"), ("accept", "*/*"),
-            ("x-webriskops-event", "e"), ("cookie", "a=b"), ("trailer", "x-sum"),
+            ("connection", "close, X-Secret ,keep-alive"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-foo", "1"),
+            ("x-webriskops-target", "a"),
+            ("host", "evil"),
+            ("authorization", "Bearer t"),
+            ("accept", "*/*"),
+            ("x-webriskops-event", "e"),
+            ("cookie", "a=b"),
+            ("trailer", "x-sum"),
         ]);
         clean_request(&mut headers);
-        assert_eq!(names(&headers), ["accept", "authorization", "cookie", "trailer", "x-webriskops-event"]);
+        assert_eq!(
+            names(&headers),
+            ["accept", "authorization", "cookie", "trailer", "x-webriskops-event"]
+        );
     }
 
     #[test]
     fn connection_cannot_nominate_what_gives_the_message_its_meaning() {
-        let mut headers = fields(&[("connection", "authorization, cookie, content-length, host"), ("authorization", "x"), ("cookie", "c"), ("content-length", "3")]);
+        let mut headers = fields(&[
+            ("connection", "authorization, cookie, content-length, host"),
+            ("authorization", "x"),
+            ("cookie", "c"),
+            ("content-length", "3"),
+        ]);
         clean_request(&mut headers);
         assert_eq!(names(&headers), ["authorization", "content-length", "cookie"]);
     }
@@ -116,8 +144,14 @@ mod tests {
     #[test]
     fn a_target_cannot_speak_for_the_gateway() {
         let mut headers = fields(&[
-            ("x-webriskops-reason", "X"), ("x-webriskops-replayed", "true"), ("proxy-status", "egress-gateway"),
-            ("proxy-authenticate", "Basic"), ("connection", "x-a"), ("x-a", "1"), ("server", "nginx"), ("location", "/x"),
+            ("x-webriskops-reason", "X"),
+            ("x-webriskops-replayed", "true"),
+            ("proxy-status", "egress-gateway"),
+            ("proxy-authenticate", "Basic"),
+            ("connection", "x-a"),
+            ("x-a", "1"),
+            ("server", "nginx"),
+            ("location", "/x"),
         ]);
         clean_response(&mut headers);
         assert_eq!(names(&headers), ["location", "server"]);
@@ -125,7 +159,10 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_one_only_when_connection_says_so() {
-        assert!(upgrade(&fields(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])).is_some());
+        assert!(
+            upgrade(&fields(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]))
+                .is_some()
+        );
         assert!(upgrade(&fields(&[("upgrade", "websocket")])).is_none());
         assert!(upgrade(&fields(&[("connection", "upgrade")])).is_none());
     }

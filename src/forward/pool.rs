@@ -60,7 +60,12 @@ pub struct Pool {
 impl Pool {
     /// A connection of the target to one of the vetted addresses. Those of the target that can
     /// never be used again are dropped on the way.
-    pub fn take(&self, target: &TargetId, vetted: &[VettedAddr], generation: u64) -> Option<(SocketAddr, Sender)> {
+    pub fn take(
+        &self,
+        target: &TargetId,
+        vetted: &[VettedAddr],
+        generation: u64,
+    ) -> Option<(SocketAddr, Sender)> {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = by_target.get_mut(target)?;
         idle.retain(|one| {

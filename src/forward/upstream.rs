@@ -121,15 +121,15 @@ impl Upstreams {
     ) -> Result<(SocketAddr, Sender), Refusal> {
         let upstream = errand.egress.connect(errand.pinned, record).await?;
         let address = upstream.address;
-        let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Both };
-        let secured = errand.egress.secure(upstream, errand.target, alpn, record).await?;
+        let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
+        let ready = errand.egress.secure(upstream, errand.target, alpn, record).await?;
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
-        let sender = if secured.http2 {
-            self.open_http2(secured.stream).await.map_err(failed)?
+        let sender = if ready.http2 {
+            self.open_http2(ready.stream).await.map_err(failed)?
         } else {
-            self.open_http1(secured.stream).await.map_err(failed)?
+            self.open_http1(ready.stream).await.map_err(failed)?
         };
         Ok((address, sender))
     }

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-pub use relay::RelayRequest;
+pub use relay::{RelayRequest, Switch, SwitchSlot};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
@@ -147,9 +147,14 @@ impl Gateway {
             let pinned = egress.pin(&permit, record).await?;
             let upstream = egress.connect(&pinned, record).await?;
             let host = permit.destination().authority.host.clone();
-            Ok((upstream.stream, self.terms(view, host), slots))
+            Ok((upstream.stream, self.terms(view, Mode::Connect, Some(host)), slots))
         };
         result.await.map_err(said_of_target)
+    }
+
+    /// Drops connections to targets that wait in vain.
+    pub fn sweep(&self) {
+        self.upstreams.pool().sweep(self.view.load().generation);
     }
 
     /// Answers a request that is no CONNECT, or could not be read at all.
@@ -186,9 +191,8 @@ impl Gateway {
         Ok((for_client, for_target))
     }
 
-    fn terms(&self, view: &View, host: crate::origin::Host) -> Terms {
-        let bytes =
-            |direction| self.metrics.bytes.with_label_values(&[Mode::Connect.as_str(), direction]);
+    fn terms(&self, view: &View, mode: Mode, host: Option<crate::origin::Host>) -> Terms {
+        let bytes = |direction| self.metrics.bytes.with_label_values(&[mode.as_str(), direction]);
         Terms {
             host,
             idle_timeout: view.limits.idle_timeout,

@@ -1,13 +1,17 @@
 //! The relay: a request whose path, redirects and answer the gateway sees.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
-    header::{EXPECT, LOCATION},
+    header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{ClientConn, Gateway, authenticate, refuse};
@@ -17,10 +21,12 @@ use crate::{
     egress::Pinned,
     forward::{
         body::{Progress, RequestBody, ResponseBody, Watch},
+        connect::{ClientStream, Terms, tunnel},
         fields,
         pool::{Pool, Sender},
         upstream::{Answered, Errand},
     },
+    origin::Host,
     path,
     policy::{self, Mode, Permit},
     reason::{Cause, Refusal},
@@ -28,34 +34,92 @@ use crate::{
     slots::Slot,
     target::{Target, TargetId},
     view::View,
+    webhook::{
+        self,
+        envelope::Envelope,
+        signature::{self, Keys},
+    },
 };
 
 /// A request that is no CONNECT, in either version of HTTP.
 #[derive(Debug)]
-pub struct RelayRequest {
-    /// The request target as it came.
-    pub target: String,
-    /// Method and fields.
-    pub method: Method,
-    /// The fields.
-    pub headers: HeaderMap,
-    /// The body, still to come.
-    pub body: Incoming,
-    /// When the head had been read.
-    pub read_at: Instant,
-    /// Whether this connection can be turned into another protocol.
-    pub can_upgrade: bool,
+pub struct RelayRequest<'a> {
+    target: String,
+    method: Method,
+    headers: HeaderMap,
+    body: Incoming,
+    read_at: Instant,
+    /// Where a switch of protocols is left for the connection; `None` where there can be none.
+    switch: Option<&'a SwitchSlot>,
+}
+
+impl<'a> RelayRequest<'a> {
+    /// A request as hyper gives it.
+    pub fn new(request: Request<Incoming>, switch: Option<&'a SwitchSlot>) -> Self {
+        let (head, body) = request.into_parts();
+        Self {
+            target: head.uri.to_string(),
+            method: head.method,
+            headers: head.headers,
+            body,
+            read_at: Instant::now(),
+            switch,
+        }
+    }
+}
+
+/// Where a request leaves the other protocol that its target has agreed to, for the connection to
+/// go on with once the client has its 101.
+#[derive(Debug, Default)]
+pub struct SwitchSlot(Mutex<Option<Switch>>);
+
+impl SwitchSlot {
+    /// What was agreed on.
+    pub fn take(&self) -> Option<Switch> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, switch: Switch) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(switch);
+    }
+}
+
+/// Another protocol that a target has agreed to.
+#[derive(Debug)]
+pub struct Switch {
+    upstream: OnUpgrade,
+    terms: Terms,
+    record: Record,
+    _slots: (Slot<String>, Slot<TargetId>),
+}
+
+impl Switch {
+    /// Carries the other protocol to its end, byte for byte.
+    pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
+        match self.upstream.await {
+            Ok(upstream) => {
+                let upstream = TokioIo::new(upstream);
+                tunnel(client, early, upstream, &self.terms, &mut self.record).await;
+            }
+            Err(_) => self.record.end = Some("target_reset"),
+        }
+    }
 }
 
 impl Gateway {
     /// Answers one request: with the target's answer, or the problem that says why there is none.
-    pub async fn relay(&self, from: &ClientConn, request: RelayRequest) -> Response<ResponseBody> {
+    pub async fn relay(
+        &self,
+        from: &ClientConn,
+        request: RelayRequest<'_>,
+    ) -> Response<ResponseBody> {
         let mut record = Record::start(&self.metrics, request.read_at);
         record.mode = Mode::Relay.as_str();
         record.method = Some(request.method.as_str().to_owned());
         let view = self.view.load_full();
+        let switch = request.switch;
         match self.carry(&view, from, request, &mut record).await {
-            Ok(carried) => carried.into_response(self, &view, record),
+            Ok(carried) => carried.into_response(self, &view, record, switch),
             Err(refusal) => refuse(&view, refusal, record).into_response().map(ResponseBody::own),
         }
     }
@@ -66,7 +130,7 @@ impl Gateway {
         &self,
         view: &View,
         from: &ClientConn,
-        request: RelayRequest,
+        request: RelayRequest<'_>,
         record: &mut Record,
     ) -> Result<Carried, Refusal> {
         let asked = Asked::parse(&request.target, &request.headers);
@@ -77,13 +141,15 @@ impl Gateway {
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
         let result = async {
+            gateway_host(view, &asked, &request.headers)?;
             let destination = destination(target, asked);
             record.authority = Some(destination.authority.to_string());
             let permit = policy::permit(&client, destination, target, Mode::Relay)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
+            let outgoing = outgoing(view, &permit, request).await?;
             let pinned = view.egress.pin(&permit, record).await?;
-            let answered = self.send(view, &permit, &pinned, request, record).await?;
+            let answered = self.send(view, &permit, &pinned, outgoing, record).await?;
             let location = answered.response.headers().get(LOCATION).map(|value| value.as_bytes());
             policy::redirect(target, answered.response.status(), location)?;
             Ok(Carried { answered, target: Arc::clone(target), slots })
@@ -96,47 +162,149 @@ impl Gateway {
         view: &View,
         permit: &Permit,
         pinned: &Pinned,
-        request: RelayRequest,
+        outgoing: Outgoing,
         record: &mut Record,
     ) -> Result<Answered, Refusal> {
-        let progress = Progress::new();
-        let mut headers = request.headers;
-        let upgrade = fields::upgrade(&headers).filter(|_| request.can_upgrade);
-        fields::clean_request(&mut headers);
-        // hyper has answered 100 to the client by the time the body is asked for.
-        headers.remove(EXPECT);
-        let upgrades = upgrade.is_some();
-        if let Some(protocol) = upgrade {
-            fields::set_upgrade(&mut headers, protocol);
-        }
-        let mut outgoing = Request::new(RequestBody::streaming(request.body, &progress));
-        *outgoing.method_mut() = request.method;
-        *outgoing.uri_mut() = uri(permit)?;
-        *outgoing.headers_mut() = headers;
         let errand = Errand {
             egress: &view.egress,
             target: permit.target(),
             pinned,
             generation: view.generation,
-            upgrades,
+            upgrades: outgoing.upgrades,
             response_timeout: view.limits.response_timeout,
         };
-        let answered = self.upstreams.send(&errand, outgoing, &progress, record).await;
+        let Outgoing { request, progress, .. } = outgoing;
+        let answered = self.upstreams.send(&errand, request, &progress, record).await;
         record.to_target = progress.bytes();
         record.first_byte = answered.is_ok().then(|| record.elapsed());
         answered
     }
 }
 
-/// The target of a request: by its URL, or by its id.
-fn owner_of<'a>(view: &'a View, client: &Client, asked: &Asked) -> Result<&'a Arc<Target>, Refusal> {
-    match asked {
-        Asked::Url(url) => {
-            view.targets.owner_of_url(url, |target| client.may_use(&target.id))
+/// A request as it goes to the target.
+struct Outgoing {
+    request: Request<RequestBody>,
+    progress: Arc<Progress>,
+    upgrades: bool,
+}
+
+/// Makes a client's request the gateway's own: fields of one hop go, bodies that have to be signed
+/// are read whole and signed.
+async fn outgoing(
+    view: &View,
+    permit: &Permit,
+    request: RelayRequest<'_>,
+) -> Result<Outgoing, Refusal> {
+    let uri = uri(permit)?;
+    let target = permit.target();
+    let progress = Progress::new();
+    let mut headers = request.headers;
+    let upgrade = fields::upgrade(&headers).filter(|_| request.switch.is_some());
+    fields::clean_request(&mut headers);
+    // The client has had its 100 by the time the body is asked for.
+    headers.remove(EXPECT);
+    let body = match signer(target)? {
+        None => RequestBody::streaming(request.body, &progress),
+        Some(keys) => {
+            let whole = read_whole(request.body, &headers, view.limits.max_signed_body).await?;
+            let url = format!("{}{uri}", target.base.origin);
+            sign(target, &request.method, &url, &mut headers, &whole, &keys)?;
+            headers.insert(CONTENT_LENGTH, whole.len().into());
+            RequestBody::whole(whole, &progress)
         }
-        Asked::ById { id, .. } => view.targets.get(id.as_str()).ok_or_else(|| {
-            Refusal::new(Cause::TargetUnknown, format!("there is no target {id}"))
-        }),
+    };
+    let upgrades = upgrade.is_some();
+    if let Some(protocol) = upgrade {
+        fields::set_upgrade(&mut headers, protocol);
+    }
+    let mut request_out = Request::new(body);
+    *request_out.method_mut() = request.method;
+    *request_out.uri_mut() = uri;
+    *request_out.headers_mut() = headers;
+    Ok(Outgoing { request: request_out, progress, upgrades })
+}
+
+/// The keys of a target whose bodies are signed.
+fn signer(target: &Target) -> Result<Option<Keys>, Refusal> {
+    Keys::new(&target.signing).map_err(|error| {
+        Refusal::new(Cause::SigningSecretMissing, format!("target {}: {error}", target.id))
+    })
+}
+
+/// Reads a body that has to be signed. One that ends before its declared length is never sent.
+async fn read_whole(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let detail = format!("the body is longer than limits.max_signed_body ({limit} bytes)");
+        Refusal::new(Cause::BodyTooLarge, detail)
+    };
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let declared = declared.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    if usize::try_from(declared).map_or(true, |length| length > limit) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => {
+            let detail = "the body ended before it was complete; nothing was sent";
+            Err(Refusal::new(Cause::RequestBodyBroken, detail))
+        }
+    }
+}
+
+fn sign(
+    target: &Target,
+    method: &Method,
+    url: &str,
+    headers: &mut HeaderMap,
+    body: &Bytes,
+    keys: &Keys,
+) -> Result<(), Refusal> {
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    let asked = webhook::envelope::Outgoing {
+        target: target.id.as_str(),
+        method,
+        url,
+        headers,
+        body,
+        payload_hash: Sha256::digest(body).into(),
+        format: target.signing.format,
+    };
+    let envelope = Envelope::read(&asked, now, ulid::Ulid::new().to_bytes())
+        .map_err(|error| Refusal::new(Cause::WebhookFieldInvalid, error.to_string()))?;
+    signature::replace(headers, signature::sign(&envelope, body, keys));
+    Ok(())
+}
+
+/// Where no clients are configured, whoever reaches the listener may use it, and a web page could:
+/// by a name of its own that leads here. So `/targets/…` is then served under an address only.
+fn gateway_host(view: &View, asked: &Asked, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Asked::ById { .. } = asked else { return Ok(()) };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
+    let colon = host.get(end..).and_then(|rest| rest.find(':'));
+    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)));
+    let named = name.and_then(|name| Host::parse(name).ok());
+    let harmless = named.is_some_and(|host| host.ip().is_some() || host.is_localhost());
+    if view.clients.required() || harmless {
+        return Ok(());
+    }
+    let detail = "the Host field is neither an address nor localhost";
+    Err(Refusal::new(Cause::GatewayHostInvalid, detail))
+}
+
+/// The target of a request: by its URL, or by its id.
+fn owner_of<'a>(
+    view: &'a View,
+    client: &Client,
+    asked: &Asked,
+) -> Result<&'a Arc<Target>, Refusal> {
+    match asked {
+        Asked::Url(url) => view.targets.owner_of_url(url, |target| client.may_use(&target.id)),
+        Asked::ById { id, .. } => view
+            .targets
+            .get(id.as_str())
+            .ok_or_else(|| Refusal::new(Cause::TargetUnknown, format!("there is no target {id}"))),
     }
 }
 
@@ -174,14 +342,34 @@ struct Carried {
 }
 
 impl Carried {
-    fn into_response(self, gateway: &Gateway, view: &View, mut record: Record) -> Response<ResponseBody> {
-        let Answered { response, address, sender } = self.answered;
+    fn into_response(
+        self,
+        gateway: &Gateway,
+        view: &View,
+        mut record: Record,
+        switch: Option<&SwitchSlot>,
+    ) -> Response<ResponseBody> {
+        let Answered { mut response, address, sender } = self.answered;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(slot) = switch
+        {
+            record.allowed(response.status().as_u16());
+            let protocol = response.headers().get(UPGRADE).cloned();
+            let upstream = hyper::upgrade::on(&mut response);
+            let terms = gateway.terms(view, Mode::Relay, None);
+            slot.put(Switch { upstream, terms, record, _slots: self.slots });
+            let (mut head, _) = response.into_parts();
+            fields::clean_response(&mut head.headers);
+            if let Some(protocol) = protocol {
+                fields::set_upgrade(&mut head.headers, protocol);
+            }
+            return Response::from_parts(head, ResponseBody::own(Full::default()));
+        }
         let (mut head, body) = response.into_parts();
         record.allowed(head.status.as_u16());
         fields::clean_response(&mut head.headers);
-        let bytes = |direction| {
-            gateway.metrics.bytes.with_label_values(&[Mode::Relay.as_str(), direction])
-        };
+        let bytes =
+            |direction| gateway.metrics.bytes.with_label_values(&[Mode::Relay.as_str(), direction]);
         bytes("to_target").inc_by(record.to_target);
         let watch = RelayWatch {
             record,

@@ -120,11 +120,12 @@ impl Running {
         listeners.set_tls(config.proxy.tls.clone());
         let addresses = listeners.addresses(&bound, &[]);
         let view = View::new(config, addresses, &shared, None)?;
-        let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics)));
+        let tasks = TaskTracker::new();
+        let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics), &tasks));
         let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
         let admin =
             Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
-        let server = Server::new(Arc::clone(&gateway), TaskTracker::new());
+        let server = Server::new(Arc::clone(&gateway), tasks);
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
         Ok(Self { files, gateway, server, listeners, admin, shared, fixed, store, background })
@@ -170,6 +171,7 @@ impl Running {
     }
 
     fn look_around(&self) {
+        self.gateway.sweep();
         if let Err(error) = self.gateway.view.load().look_around() {
             tracing::error!(%error, "the machine's own addresses cannot be read");
         }

@@ -90,7 +90,12 @@ mod tests {
 
     #[test]
     fn nothing_but_a_redirect_with_a_place_is_judged() {
-        for (status, location) in [(200, None), (201, Some("https://evil.com/")), (304, Some("https://evil.com/")), (302, None)] {
+        for (status, location) in [
+            (200, None),
+            (201, Some("https://evil.com/")),
+            (304, Some("https://evil.com/")),
+            (302, None),
+        ] {
             assert!(passes(Redirects::Block, status, location), "{status}");
         }
         for status in [300, 301, 302, 303, 305, 307, 308, 399] {
@@ -100,15 +105,43 @@ mod tests {
 
     #[test]
     fn same_origin_is_scheme_host_and_port() {
-        for good in ["/login", "login?x=1", "?a", "#f", "//jira.acme.example/x", "https://JIRA.acme.example:443/", "https://jira.acme.example", "./a:b", "/a:b"] {
+        for good in [
+            "/login",
+            "login?x=1",
+            "?a",
+            "#f",
+            "//jira.acme.example/x",
+            "https://JIRA.acme.example:443/",
+            "https://jira.acme.example",
+            "./a:b",
+            "/a:b",
+        ] {
             assert!(passes(Redirects::SameOrigin, 302, Some(good)), "{good}");
         }
         let bad = [
-            "http://jira.acme.example/", "https://jira.acme.example:8443/", "https://evil.com/", "//evil.com",
-            "https://jira.acme.example@evil.com/", "https://u@jira.acme.example/", "https:evil.com", "https:/evil.com",
-            "https:///evil.com", "\\\\evil.com", "/\\evil.com", "javascript:alert(1)", "data:x", "ftp://jira.acme.example/",
-            "https://127.0.0.1/", "https://2130706433/", " https://jira.acme.example/", "https://jira.acme.example%2f.evil.com/",
-            "https://jira.acme.example.evil.com/", "https://[::1/", "a:b", "h\tttps://x/", "https://jira.acme.example\u{0}/",
+            "http://jira.acme.example/",
+            "https://jira.acme.example:8443/",
+            "https://evil.com/",
+            "//evil.com",
+            "https://jira.acme.example@evil.com/",
+            "https://u@jira.acme.example/",
+            "https:evil.com",
+            "https:/evil.com",
+            "https:///evil.com",
+            "\\\\evil.com",
+            "/\\evil.com",
+            "javascript:alert(1)",
+            "data:x",
+            "ftp://jira.acme.example/",
+            "https://127.0.0.1/",
+            "https://2130706433/",
+            " https://jira.acme.example/",
+            "https://jira.acme.example%2f.evil.com/",
+            "https://jira.acme.example.evil.com/",
+            "https://[::1/",
+            "a:b",
+            "h\tttps://x/",
+            "https://jira.acme.example\u{0}/",
         ];
         for location in bad {
             assert!(!passes(Redirects::SameOrigin, 307, Some(location)), "{location}");
@@ -117,7 +150,11 @@ mod tests {
 
     #[test]
     fn listed_origins_are_approved_besides_the_own_one_and_never_for_webhooks() {
-        let listed = || Redirects::Listed(Box::new([BaseUrl::parse("https://sso.acme.example", false).unwrap().origin]));
+        let listed = || {
+            Redirects::Listed(Box::new([BaseUrl::parse("https://sso.acme.example", false)
+                .unwrap()
+                .origin]))
+        };
         assert!(passes(listed(), 302, Some("https://sso.acme.example/login?next=x")));
         assert!(passes(listed(), 302, Some("/x")));
         assert!(!passes(listed(), 302, Some("http://sso.acme.example/")));
@@ -130,7 +167,8 @@ mod tests {
     #[test]
     fn a_refusal_names_no_more_than_the_origin() {
         let target = target("a", "https://jira.acme.example/jira");
-        let refusal = redirect(&target, StatusCode::FOUND, Some(b"https://evil.com/?token=s3cret")).unwrap_err();
+        let refusal = redirect(&target, StatusCode::FOUND, Some(b"https://evil.com/?token=s3cret"))
+            .unwrap_err();
         assert!(refusal.detail.contains("https://evil.com") && !refusal.detail.contains("s3cret"));
     }
 }

@@ -73,11 +73,17 @@ fn path_approved(case: &Case<'_>) -> Result<(), Refusal> {
         });
     }
     let within = match target.scope {
-        Scope::BasePath => path::contained(target.base.path(), &resource.path, target.encoded_slash),
+        Scope::BasePath => {
+            path::contained(target.base.path(), &resource.path, target.encoded_slash)
+        }
         Scope::Origin => path::check(&resource.path, target.encoded_slash),
     };
     within.map_err(|fault| {
-        let cause = if fault == PathFault::OutsideBase { Cause::OutsideBasePath } else { Cause::PathAmbiguous };
+        let cause = if fault == PathFault::OutsideBase {
+            Cause::OutsideBasePath
+        } else {
+            Cause::PathAmbiguous
+        };
         Refusal::new(cause, format!("target {}: {fault}", target.id))
     })
 }

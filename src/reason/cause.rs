@@ -29,6 +29,8 @@ pub enum Failure {
     AnswerInvalid,
     /// No answer in time.
     NoAnswer,
+    /// A body that has to be signed is too long.
+    BodyTooLarge,
     /// The path names no target.
     TargetUnknown,
     /// The certificate or TLS is not valid.
@@ -107,6 +109,7 @@ impl Failure {
             }
             (Self::AnswerInvalid | Self::TlsInvalid, WebhookOnly) => Code::WebhookDeliveryFailed,
             (Self::NoAnswer, WebhookOnly) => Code::WebhookReceiverTimeout,
+            (Self::BodyTooLarge, Cloud | SelfHosted | WebhookOnly) => Code::GatewayBodyTooLarge,
             (Self::TargetUnknown, Cloud | SelfHosted | WebhookOnly) => Code::GatewayTargetUnknown,
             (Self::TunnelDown, Cloud | SelfHosted | WebhookOnly) => {
                 Code::SelfHostedTunnelUnreachable
@@ -142,6 +145,7 @@ impl Failure {
             Self::Unauthenticated => 407,
             Self::RequestInvalid => 400,
             Self::TargetUnknown => 404,
+            Self::BodyTooLarge => 413,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
             Self::NameUnresolved
@@ -175,6 +179,7 @@ impl Failure {
             | Self::PrivateAddress
             | Self::FamilyUnavailable
             | Self::RedirectBlocked
+            | Self::BodyTooLarge
             | Self::TargetUnknown
             | Self::TlsInvalid
             | Self::SecretMissing
@@ -201,6 +206,7 @@ impl Failure {
             | Self::RedirectBlocked
             | Self::AnswerInvalid
             | Self::NoAnswer
+            | Self::BodyTooLarge
             | Self::TargetUnknown
             | Self::TlsInvalid
             | Self::TunnelDown
@@ -229,6 +235,7 @@ impl Failure {
             | Self::PrivateAddress => Owner::Provider,
             Self::NotApproved
             | Self::RedirectBlocked
+            | Self::BodyTooLarge
             | Self::TargetUnknown
             | Self::TunnelDown
             | Self::SecretMissing
@@ -522,6 +529,12 @@ causes! {
     RequestBodyBroken = "request_body_broken", RequestInvalid, Product, "http_request_error",
         "The request's body ended early or was not framed as it should be.",
         "Send the whole body, as its framing announces.";
+    BodyTooLarge = "body_too_large", BodyTooLarge, Product, "http_request_error",
+        "A body that has to be signed is longer than limits.max_signed_body.",
+        "Send a smaller body, or raise limits.max_signed_body.";
+    WebhookFieldInvalid = "webhook_field_invalid", RequestInvalid, Product, "http_request_error",
+        "A field of the delivery is malformed, repeated, off by more than five minutes, or at odds with the body.",
+        "Correct the field that the detail names, or leave it out for the gateway to set.";
     RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";

@@ -1,11 +1,19 @@
 //! One client connection: which protocol it speaks, and its requests, until it ends.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use http::Method;
+use http::{Method, Request};
+use hyper::body::Incoming;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::Instant,
 };
@@ -14,13 +22,13 @@ use tokio_rustls::server::TlsStream;
 use super::{
     Server,
     head::{Head, HeadFault, Scan, Scanner},
+    http1::{self, Patience, Stop},
     http2,
     tls::{ServerTls, peer_names},
 };
 use crate::{
     forward::{connect::ClientStream, linger::last_words},
-    gateway::{ClientConn, ConnectRequest},
-    problem::Problem,
+    gateway::{ClientConn, ConnectRequest, RelayRequest, SwitchSlot},
     reason::{Cause, Refusal},
 };
 
@@ -86,39 +94,72 @@ where
     let mut buffer = BytesMut::new();
     let head = read_head(server, &mut stream, &mut buffer).await;
     from.fresh = server.is_fresh(accepted);
-    let read_at = Instant::now();
     match head {
-        // Boxed, so that a tunnel's task does not carry what only HTTP/2 needs.
+        // Boxed, so that a tunnel's task does not carry what only others need.
         Ok(First::Http2) => Box::pin(http2::serve(server, stream, buffer.freeze(), from)).await,
-        Ok(First::Http1(head)) if head.method == Method::CONNECT => {
-            connect(server, stream, from, &head, buffer.to_vec(), read_at).await;
+        Ok(First::Http1(head, length)) if head.method == Method::CONNECT => {
+            let early = buffer.split_off(length).to_vec();
+            connect(server, stream, from, &head, early).await;
         }
-        Ok(First::Http1(head)) => {
-            let detail = format!("{} is not served here; only CONNECT host:port is", head.method);
-            let refusal = Refusal::new(Cause::RequestTargetInvalid, detail);
-            let problem = server.gateway.refuse(refusal, Some(head.method.as_str()), read_at);
-            say(&mut stream, &head.method, &problem).await;
-        }
+        Ok(First::Http1(..)) => Box::pin(requests(server, stream, from, buffer)).await,
         Err(Broken::Gone) => {}
         Err(Broken::Refused(refusal)) => {
-            let problem = server.gateway.refuse(refusal, None, read_at);
+            let problem = server.gateway.refuse(refusal, None, Instant::now());
             last_words(&mut stream, &problem.to_http1()).await;
         }
     }
 }
 
+/// Requests for the relay, one after the other, until the connection ends or turns into something
+/// else: a tunnel by CONNECT, or another protocol by an upgrade.
+async fn requests<S>(server: &Server, stream: S, from: ClientConn, first: BytesMut)
+where
+    S: ClientStream + Send + 'static,
+{
+    let patience = {
+        let limits = &server.gateway.view.load().limits;
+        Patience {
+            head_bytes: limits.max_header_bytes,
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+        }
+    };
+    let fresh = AtomicBool::new(from.fresh);
+    let switch = SwitchSlot::default();
+    let relay = |request: Request<Incoming>| {
+        // Only the first request of a connection can have been under way when draining began.
+        let from = ClientConn { fresh: fresh.swap(false, Ordering::Relaxed), ..from.clone() };
+        let request = RelayRequest::new(request, Some(&switch));
+        async move { server.gateway.relay(&from, request).await }
+    };
+    let ended = http1::serve(stream, first, patience, &server.drain, relay).await;
+    let mut stream = ended.stream;
+    match ended.why {
+        Stop::Closed => last_words(&mut stream, b"").await,
+        Stop::Fault(refusal) => {
+            let problem = server.gateway.refuse(refusal, None, Instant::now());
+            last_words(&mut stream, &problem.to_http1()).await;
+        }
+        Stop::Connect(head) => {
+            let from = ClientConn { fresh: false, ..from };
+            connect(server, stream, from, &head, ended.early.to_vec()).await;
+        }
+        Stop::Upgraded => {
+            if let Some(switch) = switch.take() {
+                switch.run(stream, ended.early.to_vec()).await;
+            }
+        }
+        Stop::Broken => stream.reset(),
+    }
+}
+
 /// One CONNECT over HTTP/1. `early` is what the client sent behind its head: held until the tunnel
 /// stands, thrown away with a refusal, and never read as another request (CVE-2025-64763).
-async fn connect<S>(
-    server: &Server,
-    mut stream: S,
-    from: ClientConn,
-    head: &Head,
-    early: Vec<u8>,
-    read_at: Instant,
-) where
+async fn connect<S>(server: &Server, mut stream: S, from: ClientConn, head: &Head, early: Vec<u8>)
+where
     S: ClientStream,
 {
+    let read_at = Instant::now();
     let request = ConnectRequest { target: &head.target, headers: &head.headers, read_at };
     let mut early = early;
     let opened = {
@@ -165,23 +206,10 @@ async fn with_client<T>(
     }
 }
 
-/// Sends a problem; without its body where the method forbids one (RFC 9110, section 9.3.2).
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    method: &Method,
-    problem: &Problem,
-) {
-    let mut message = problem.to_http1();
-    if method == Method::HEAD {
-        let end = message.windows(4).position(|four| four == b"\r\n\r\n");
-        message.truncate(end.map_or(message.len(), |at| at.saturating_add(4)));
-    }
-    last_words(stream, &message).await;
-}
-
 /// What a connection begins with.
 enum First {
-    Http1(Box<Head>),
+    /// A head, and its length in the buffer.
+    Http1(Box<Head>, usize),
     Http2,
 }
 
@@ -191,8 +219,8 @@ enum Broken {
     Refused(Refusal),
 }
 
-/// Reads the first head, within `limits.header_timeout` and `limits.max_header_bytes`. What follows
-/// the head stays in `buffer`.
+/// Reads the first head, within `limits.header_timeout` and `limits.max_header_bytes`. All that
+/// was read stays in `buffer`.
 async fn read_head<S>(
     server: &Server,
     stream: &mut S,
@@ -216,10 +244,7 @@ where
             match scanner.scan(buffer) {
                 Ok(Scan::Incomplete) => {}
                 Ok(Scan::Http2Preface) => return Ok(First::Http2),
-                Ok(Scan::Head(head, consumed)) => {
-                    drop(buffer.split_to(consumed));
-                    return Ok(First::Http1(head));
-                }
+                Ok(Scan::Head(head, length)) => return Ok(First::Http1(head, length)),
                 Err(fault) => return Err(Broken::Refused(malformed(fault))),
             }
         }

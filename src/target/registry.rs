@@ -122,8 +122,10 @@ impl Registry {
             return Err(Refusal::new(Cause::NoTarget, format!("no target owns {written}")));
         };
         owners.retain(|target| usable(target));
-        let holds = |target: &Target| target.holds(&asked.resource.path, asked.resource.query.as_deref());
-        let longest = owners.iter().filter(|target| holds(target)).map(|t| t.base.path().len()).max();
+        let holds =
+            |target: &Target| target.holds(&asked.resource.path, asked.resource.query.as_deref());
+        let longest =
+            owners.iter().filter(|target| holds(target)).map(|t| t.base.path().len()).max();
         let Some(longest) = longest else {
             return Ok(owners.first().copied().unwrap_or(any));
         };

@@ -183,6 +183,7 @@ const fn is_violation(cause: Cause) -> bool {
         | Failure::ClosedEarly
         | Failure::AnswerInvalid
         | Failure::NoAnswer
+        | Failure::BodyTooLarge
         | Failure::TargetUnknown
         | Failure::TlsInvalid
         | Failure::TunnelDown
