@@ -78,7 +78,7 @@ impl Egress {
         let scene = self.scene.load();
         let answered = Answered { addresses: &addresses, port: authority.port, last_seen };
         let vetted = vet(permit, &scene, &answered)?;
-        self.remember(permit, vetted.class());
+        self.remember(permit, vetted.class()).await;
         record.route = Some(self.route(target)?);
         Ok(Pinned { vetted })
     }
@@ -170,9 +170,9 @@ impl Egress {
         self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)
     }
 
-    fn remember(&self, permit: &Permit, class: Class) {
+    async fn remember(&self, permit: &Permit, class: Class) {
         if let Host::Name(name) = &permit.destination().authority.host {
-            self.sightings.note(permit.target().id.as_str(), name, class);
+            self.sightings.note(permit.target().id.as_str(), name, class).await;
         }
     }
 }

@@ -260,8 +260,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// `, did you mean …?` where one of the words is near.
-fn hint(text: &str, words: &[&str]) -> String {
+/// `; did you mean …?` where one of the words is near.
+pub fn hint(text: &str, words: &[&str]) -> String {
     let near = words
         .iter()
         .map(|word| (strsim::damerau_levenshtein(text, word), word))

@@ -63,7 +63,7 @@ impl Problem {
             decision_id,
             owner: refusal.owner().as_str(),
             next_step: refusal.next_step(egress),
-            retryable: refusal.cause.failure().retryable(),
+            retryable: refusal.cause.retryable(),
             retry_after_seconds: retry_after,
             fallback: refusal.fallback(),
             connectivity_check_id: None,

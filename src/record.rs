@@ -107,7 +107,7 @@ impl Record {
     /// Notes that it may not.
     pub fn refused(&mut self, refusal: Refusal) {
         // In a tunnel the client has had its 200 before its first bytes were refused.
-        self.status.get_or_insert(refusal.status());
+        self.status.get_or_insert_with(|| refusal.status());
         self.outcome = Outcome::Refused(refusal);
     }
 

@@ -3,10 +3,15 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
+use rustls_pki_types::{
+    CertificateDer,
+    pem::{self, PemObject as _},
+};
 
 use crate::{
     client::Clients,
@@ -63,6 +68,14 @@ pub enum ViewError {
         "the machine's own addresses cannot be read, and nothing leaves before they are known: {0}"
     )]
     Interfaces(#[source] std::io::Error),
+    /// A file of `tls.extra_roots`, which was there when the configuration was read.
+    #[error("tls.extra_roots: {path}: {message}")]
+    Roots {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A resolver cannot be set up.
     #[error("dns: {0}")]
     Resolver(#[from] resolve::SettingsError),
@@ -88,8 +101,11 @@ impl View {
         if !missing.is_empty() && shared.needs_egress {
             return Err(ViewError::EgressMissing(missing));
         }
+        let roots = name_server_roots(&config.tls.extra_roots)?;
         let settings = |servers: Vec<Server>| {
-            resolve::Settings::new(servers, config.limits.dns_timeout, addresses.clone())
+            let timeout = config.limits.dns_timeout;
+            let settings = resolve::Settings::new(servers, timeout, addresses.clone());
+            resolve::Settings { roots: roots.clone(), ..settings }
         };
         let servers = if let Some(servers) = config.dns_servers {
             servers
@@ -190,4 +206,24 @@ fn resolver(
         Some(resolver) => Ok(Arc::clone(resolver)),
         None => Resolver::new(settings).map(Arc::new),
     }
+}
+
+/// What certificates of `tls://` and `https://` name servers must lead to: the system's roots and
+/// the extra ones. Without extra ones none, which stands for the resolver's built-in roots.
+fn name_server_roots(extra: &[PathBuf]) -> Result<Vec<CertificateDer<'static>>, ViewError> {
+    if extra.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Certificates of the system that cannot be read are left out, as everywhere else.
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    for path in extra {
+        let failed = |error: pem::Error| ViewError::Roots {
+            path: path.display().to_string(),
+            message: error.to_string(),
+        };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+            roots.push(certificate.map_err(failed)?);
+        }
+    }
+    Ok(roots)
 }

@@ -154,10 +154,14 @@ fn output_that_cannot_be_written_is_a_failure() {
 
 #[test]
 fn a_signal_ends_it_with_everything_that_it_started() {
-    // The shell waits for the demo's folder, which is there long before the gateway serves.
+    // The shell waits for the demo's folder, and for the gateway that works in it: it is there long
+    // before it serves.
     const SCRIPT: &str = r#"
         "$1" demo >/dev/null & demo=$!
-        until set -- "$TMPDIR"/*/gateway.toml && [ -e "$1" ]; do :; done
+        until set -- "$TMPDIR"/*; [ -e "$1" ]; do :; done
+        until for process in /proc/[0-9]*; do
+            [ "$process/cwd" -ef "$1" ] && break
+        done; do :; done
         kill -s "$SIGNAL" "$demo"
         wait "$demo""#;
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {

@@ -126,7 +126,7 @@ fn listed_code(code: Code, egress: &str) -> ListedCode {
             meaning: refusal.cause.meaning(),
             owner: refusal.owner().as_str(),
             next_step: refusal.next_step(egress),
-            retryable: refusal.cause.failure().retryable(),
+            retryable: refusal.cause.retryable(),
             status: refusal.status(),
             proxy_status_error: refusal.cause.proxy_error(),
         })

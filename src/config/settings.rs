@@ -105,18 +105,18 @@ pub struct Policy {
 pub struct Limits {
     /// Client connections at a time. Default 20,000.
     pub max_connections: u32,
-    /// Client connections at a time of one client. Default 10,000.
+    /// Tunnels and requests at a time of one client. Default 10,000.
     pub max_connections_per_client: u32,
     /// Requests and tunnels at a time to one target. Default 256.
     pub max_in_flight_per_target: u32,
-    /// From the first byte of a request's head to its last. Default 10 s.
+    /// From a connection's first moment to the last byte of its request's head. Default 10 s.
     pub header_timeout: Duration,
     /// To resolve a name: all servers and repetitions together. Default 5 s.
     pub dns_timeout: Duration,
     /// To connect to a target: all vetted addresses together, without the name's resolution.
     /// Default 10 s.
     pub connect_timeout: Duration,
-    /// For the TLS handshake with a target. Default 10 s.
+    /// For a TLS handshake. Default 10 s.
     pub tls_timeout: Duration,
     /// From the end of a request to the head of its answer. Default 60 s.
     pub response_timeout: Duration,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     fields::{Fields, Problem, Problems, expected},
-    target::{Surroundings, Target, provider::Catalogue, read_draft},
+    target::{Ownership, Surroundings, Target, provider::Catalogue, read_draft},
 };
 
 /// What targets may refer to.
@@ -72,6 +72,7 @@ impl Targets {
         let base = Base::Folder(document.folder());
         let around = Surroundings {
             catalogue: Catalogue::embedded(),
+            ownership: Ownership::Confirmed,
             has_tunnel: &|name| known.tunnels.contains(name),
             has_resolver: &|name| known.resolvers.contains(name),
             secret: &|value| references.secret(base, value),

@@ -1,4 +1,5 @@
 //! One socket, from its opening to the moment its connection stands.
+#![expect(clippy::disallowed_methods, reason = "this is the one place that opens sockets")]
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};

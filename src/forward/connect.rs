@@ -70,6 +70,8 @@ struct Tunnel<'a, C> {
     up: Pump,
     down: Pump,
     last_moved: Instant,
+    /// While the first bytes are those of a ClientHello: when it has to be complete.
+    hello_by: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -100,6 +102,7 @@ pub async fn tunnel<C: ClientStream>(
         up: Pump::default(),
         down: Pump::default(),
         last_moved: Instant::now(),
+        hello_by: None,
         timer: Box::pin(tokio::time::sleep(terms.idle_timeout)),
         cut: Box::pin(terms.cut.clone().cancelled_owned()),
     };
@@ -120,7 +123,6 @@ impl<C: ClientStream> Tunnel<'_, C> {
     /// meanwhile: some protocols let the server speak first.
     async fn first_bytes(&mut self, early: Vec<u8>, record: &mut Record) -> Result<Vec<u8>, End> {
         let mut held = early;
-        let mut began = None;
         loop {
             match client_hello::read(&held) {
                 Hello::NotTls => return Ok(held),
@@ -130,13 +132,12 @@ impl<C: ClientStream> Tunnel<'_, C> {
                 Hello::Malformed(what) => return Err(End::Refused(bad_hello(what))),
                 Hello::Incomplete => {}
             }
-            if !held.is_empty() && began.is_none() {
-                let now = Instant::now();
-                began = Some(now);
-                self.timer.as_mut().reset(far(now, self.terms.hello_timeout));
+            if !held.is_empty() && self.hello_by.is_none() {
+                let by = far(Instant::now(), self.terms.hello_timeout);
+                self.hello_by = Some(by);
+                self.timer.as_mut().reset(by);
             }
-            let ended =
-                poll_fn(|cx| self.poll_hello(cx, &mut held, began.is_some(), record)).await?;
+            let ended = poll_fn(|cx| self.poll_hello(cx, &mut held, record)).await?;
             if ended && held.is_empty() {
                 return Ok(held);
             }
@@ -152,7 +153,6 @@ impl<C: ClientStream> Tunnel<'_, C> {
         &mut self,
         cx: &mut Context<'_>,
         held: &mut Vec<u8>,
-        began: bool,
         record: &mut Record,
     ) -> Poll<Result<bool, End>> {
         if let Poll::Ready(end) = self.poll_down(cx, record) {
@@ -169,7 +169,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
             Poll::Pending => {}
         }
         match self.poll_limits(cx) {
-            Poll::Ready(End::Idle) if began => {
+            Poll::Ready(End::Idle) if self.hello_by.is_some() => {
                 Poll::Ready(Err(End::Refused(bad_hello("it did not arrive in time"))))
             }
             Poll::Ready(end) => Poll::Ready(Err(end)),
@@ -198,6 +198,7 @@ impl<C: ClientStream> Tunnel<'_, C> {
 
     /// Both directions, until both have ended.
     async fn flow(&mut self, record: &mut Record) -> End {
+        self.hello_by = None;
         self.last_moved = Instant::now();
         self.timer.as_mut().reset(far(self.last_moved, self.terms.idle_timeout));
         poll_fn(|cx| self.poll_flow(cx, record)).await
@@ -253,7 +254,8 @@ impl<C: ClientStream> Tunnel<'_, C> {
             return Poll::Ready(End::Cut);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            let due = far(self.last_moved, self.terms.idle_timeout);
+            let idle = far(self.last_moved, self.terms.idle_timeout);
+            let due = self.hello_by.map_or(idle, |by| by.min(idle));
             if due <= Instant::now() {
                 return Poll::Ready(End::Idle);
             }

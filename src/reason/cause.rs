@@ -130,8 +130,8 @@ impl Failure {
         }
     }
 
-    /// Whether the same request may succeed later without anybody changing configuration.
-    pub const fn retryable(self) -> bool {
+    /// Whether failures of this row may pass by themselves; see [`Cause::retryable`].
+    const fn retryable(self) -> bool {
         match self {
             Self::NameUnresolved
             | Self::ConnectBlocked
@@ -202,6 +202,23 @@ impl Failure {
     }
 }
 
+impl Cause {
+    /// Whether the same request may succeed later without anybody changing anything. A name that
+    /// does not exist, or that says what it should not, is somebody's to mend; a server that fails
+    /// to answer may recover.
+    pub fn retryable(self) -> bool {
+        self.failure().retryable()
+            && !matches!(
+                self,
+                Self::DnsNxdomain
+                    | Self::DnsNoAddress
+                    | Self::DnsInvalidName
+                    | Self::DnsAnswerTooLarge
+                    | Self::DnsCnameLoop
+            )
+    }
+}
+
 macro_rules! causes {
     ($($variant:ident = $word:literal, $failure:ident, $owner:ident, $error:literal, $meaning:literal, $next:literal;)*) => {
         /// Why, finely. The words are stable; everything else about a refusal is derived from them.
@@ -262,9 +279,6 @@ causes! {
     OutOfFiles = "out_of_files", Overloaded, Operator, "proxy_internal_error",
         "The process has no file descriptors or socket buffers left.",
         "Raise the file descriptor limit of the service (LimitNOFILE).";
-    InternalError = "internal_error", Overloaded, Operator, "proxy_internal_error",
-        "The decision could not be finished; an error while deciding is a refusal.",
-        "Look for this decision_id in the gateway's log.";
     Draining = "draining", Draining, Operator, "proxy_internal_response",
         "The gateway is shutting down.",
         "Open a new connection; another process or a restart answers there.";

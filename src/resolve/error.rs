@@ -47,24 +47,6 @@ pub enum ResolveError {
     NoAddress,
 }
 
-impl ResolveError {
-    /// The word for this cause in refusals, events and metrics (contract, section 7).
-    pub fn cause_word(&self) -> &'static str {
-        match self {
-            Self::InvalidName => "dns_invalid_name",
-            Self::TooManyAddresses => "dns_answer_too_large",
-            Self::CnameLoop => "dns_cname_loop",
-            Self::NxDomain => "dns_nxdomain",
-            Self::Refused => "dns_refused",
-            Self::ServFail => "dns_servfail",
-            Self::Malformed => "dns_malformed",
-            Self::Timeout | Self::TooManyQueries => "dns_timeout",
-            Self::Unreachable => "dns_unreachable",
-            Self::NoAddress => "dns_no_address",
-        }
-    }
-}
-
 /// Why a resolver cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {

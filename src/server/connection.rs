@@ -242,5 +242,6 @@ fn malformed(fault: HeadFault) -> Refusal {
     } else {
         Cause::HeadMalformed
     };
-    Refusal::new(cause, fault.detail())
+    // The fault's own word first: stable, and finer than the cause.
+    Refusal::new(cause, format!("{}: {}", fault.cause(), fault.detail()))
 }

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use hyper::{body::Incoming, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
+    time::{Instant, Sleep},
 };
 use tokio_util::task::TaskTracker;
 
@@ -123,7 +123,7 @@ async fn answer(
         Ok(tunnel) => {
             server.tasks.spawn(async move {
                 if let Ok(stream) = hyper::upgrade::on(request).await {
-                    tunnel.run(TokioIo::new(stream), Vec::new()).await;
+                    tunnel.run(TunnelStream::new(stream), Vec::new()).await;
                 }
                 drop(busy);
             });
@@ -147,7 +147,75 @@ fn connect_target(request: &Request<Incoming>) -> Result<String, Refusal> {
     Err(Refusal::new(Cause::AuthorityInvalid, detail))
 }
 
-impl ClientStream for TokioIo<Upgraded> {
+/// A client's stream in a tunnel, on which a reset can be told from an end.
+///
+/// hyper reads `RST_STREAM(CANCEL)` as the end of the stream, and shows only to a writer that it
+/// was a reset. A tunnel has to pass a reset on as one (RFC 9113, section 8.5), so an end is
+/// believed only once hyper's writing side, a task of its own, has had time to hear otherwise.
+struct TunnelStream {
+    io: TokioIo<Upgraded>,
+    end: End,
+}
+
+enum End {
+    NotYet,
+    Doubted(Pin<Box<Sleep>>),
+    Clean,
+}
+
+/// How long an end is doubted: time for another task to be polled, even on a busy machine.
+const DOUBT: Duration = Duration::from_millis(5);
+
+impl TunnelStream {
+    fn new(stream: Upgraded) -> Self {
+        Self { io: TokioIo::new(stream), end: End::NotYet }
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if matches!(self.end, End::NotYet) {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+            if buffer.filled().len() > before || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.end = End::Doubted(Box::pin(tokio::time::sleep(DOUBT)));
+        }
+        if let End::Doubted(timer) = &mut self.end {
+            ready!(timer.as_mut().poll(cx));
+            self.end = End::Clean;
+            if let Poll::Ready(Err(_)) = Pin::new(&mut self.io).poll_flush(cx) {
+                return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl ClientStream for TunnelStream {
     fn reset(self) {
         // Dropping a stream that was not ended resets it.
         drop(self);

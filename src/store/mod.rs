@@ -1,6 +1,6 @@
 //! What survives a restart, in SQLite.
 
-use std::{path::Path, str::FromStr as _, time::Duration};
+use std::{path::Path, time::Duration};
 
 use sqlx::{
     Row as _, SqlitePool,
@@ -33,7 +33,7 @@ pub struct Sighting {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not a URL of a store that this version has.
-    #[error("store.url is not a SQLite URL such as sqlite:state/gateway.db")]
+    #[error("this version keeps its state in SQLite; write a URL such as sqlite:state/gateway.db")]
     Url,
     /// The folder of the database cannot be made.
     #[error("cannot make the folder of the database: {0}")]
@@ -56,8 +56,9 @@ impl Store {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
         }
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| StoreError::Url)?
+        // By file name, not by URL: a folder may well have a `%` or `?` in its name.
+        let options = SqliteConnectOptions::new()
+            .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // Acknowledged means durable, also when the machine loses power.
@@ -98,22 +99,26 @@ impl Store {
         Ok(sightings)
     }
 
-    /// Keeps what a name leads to now (`seen_at` in Unix seconds). Durable when it returns.
+    /// Keeps what names lead to now (`seen_at` in Unix seconds): all of them or none. Durable when
+    /// it returns.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn remember(&self, sighting: &Sighting, seen_at: i64) -> Result<(), StoreError> {
-        let class = sighting.class.to_string();
-        sqlx::query(
-            "INSERT INTO sightings (target_id, host, class, seen_at) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (target_id, host) DO UPDATE SET class = ?3, seen_at = ?4",
-        )
-        .bind(&sighting.target_id)
-        .bind(&sighting.host)
-        .bind(class)
-        .bind(seen_at)
-        .execute(&self.pool)
-        .await?;
+    pub async fn remember(&self, sightings: &[Sighting], seen_at: i64) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for sighting in sightings {
+            sqlx::query(
+                "INSERT INTO sightings (target_id, host, class, seen_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (target_id, host) DO UPDATE SET class = ?3, seen_at = ?4",
+            )
+            .bind(&sighting.target_id)
+            .bind(&sighting.host)
+            .bind(sighting.class.to_string())
+            .bind(seen_at)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -134,11 +139,10 @@ impl Store {
     }
 }
 
-/// The file of a SQLite URL, without its parameters.
+/// The file of a SQLite URL.
 fn file_of(url: &str) -> Option<&Path> {
     let path = url.strip_prefix("sqlite:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    path.split('?').next().map(Path::new)
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
 }
 
 #[cfg(test)]
@@ -154,12 +158,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}/deep/gateway.db", folder.path().display());
         let store = Store::open(&url).await.unwrap();
-        store.remember(&sighting(Class::Private), 1).await.unwrap();
-        store.remember(&sighting(Class::Global), 2).await.unwrap();
+        store.remember(&[sighting(Class::Private)], 1).await.unwrap();
+        store.remember(&[sighting(Class::Global)], 2).await.unwrap();
         store.probe().await.unwrap();
         store.close().await;
         let again = Store::open(&url).await.unwrap();
         assert_eq!(again.sightings().await.unwrap(), [sighting(Class::Global)]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_may_have_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}/100% odd?mode=ro/gateway.db", folder.path().display());
+        assert!(!Store::exists(&url));
+        Store::open(&url).await.unwrap().close().await;
+        assert!(Store::exists(&url));
+        assert!(folder.path().join("100% odd?mode=ro/gateway.db").exists());
     }
 
     #[tokio::test]

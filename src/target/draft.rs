@@ -12,7 +12,7 @@ use super::{
     provider::{AuthWord, Catalogue, EncodedSlash, Provider},
 };
 use crate::{
-    fields::{Fields, expected, parse_net},
+    fields::{Fields, expected, hint, parse_net},
     origin::{BaseUrl, Host, Origin, Scheme},
     reason::DeploymentMode,
     secret::Secret,
@@ -26,6 +26,9 @@ pub struct Surroundings<'a> {
     pub has_tunnel: &'a dyn Fn(&str) -> bool,
     /// Whether a resolver of this name is configured.
     pub has_resolver: &'a dyn Fn(&str) -> bool,
+    /// What a target that says nothing of its ownership has: `Confirmed` in the configuration, whose
+    /// operator vouches for it by writing it down, `Unclear` wherever others may write targets.
+    pub ownership: Ownership,
     /// Reads a secret: a reference in configuration, the value itself in an API body.
     pub secret: &'a dyn Fn(&Value) -> Result<Secret, String>,
     /// Looks at a file that a target names; an error says what is wrong with it.
@@ -93,7 +96,7 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
                 "ownership",
                 &[("confirmed", Ownership::Confirmed), ("unclear", Ownership::Unclear)],
             )
-            .unwrap_or(Ownership::Unclear),
+            .unwrap_or(around.ownership),
         auth_status: fields
             .word(
                 "auth_status",
@@ -182,7 +185,11 @@ fn provider(
             None if catalogue.names().any(|name| name == key) => {
                 Err(format!("{key} has no provider for this deployment_mode"))
             }
-            None => Err(format!("{key:?} is not in the provider catalogue")),
+            None => {
+                let names: Vec<_> = catalogue.names().collect();
+                let near = hint(key, &names);
+                Err(format!("{key:?} is not in the provider catalogue{near}"))
+            }
         }
     })
 }
@@ -214,19 +221,20 @@ fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
     let known = |there: bool, what: &str, name: &str| {
         there.then(|| name.into()).ok_or_else(|| format!("there is no [{what}.{name}]"))
     };
+    let names_tunnel = fields.has("tunnel");
     let tunnel: Option<Box<str>> =
         fields.parse("tunnel", |name| known((around.has_tunnel)(name), "tunnels", name));
     let resolver =
         fields.parse("resolver", |name| known((around.has_resolver)(name), "resolvers", name));
     match policy {
-        Tunnel if tunnel.is_none() => {
+        Tunnel if !names_tunnel => {
             fields.problem("tunnel", "policy `tunnel` needs the name of a tunnel");
         }
         Direct | Tunnel if allowlist.is_empty() => {
             let message = "policies `direct` and `tunnel` reach only what is listed here; list the target's addresses or CIDRs";
             fields.problem("private_network_allowlist", message);
         }
-        Deny | Direct if tunnel.is_some() => {
+        Deny | Direct if names_tunnel => {
             fields.problem(
                 "tunnel",
                 "a tunnel is used only with private_network_policy = \"tunnel\"",
@@ -396,6 +404,7 @@ pub(crate) mod tests {
     pub(crate) fn around() -> Surroundings<'static> {
         Surroundings {
             catalogue: Catalogue::embedded(),
+            ownership: Ownership::Unclear,
             has_tunnel: &|name| name == "acme",
             has_resolver: &|name| name == "acme",
             secret: &|value| {

@@ -82,10 +82,9 @@ impl Gateway {
         let folder = Folder::new().context("no temporary folder can be made")?;
         fs::write(folder.path().join("gateway.toml"), configuration)?;
         let database = folder.path().join("state/gateway.db");
-        let store = Store::open(&format!("sqlite:{}", database.display())).await?;
-        for sighting in remembered {
-            store.remember(sighting, remembered_at).await?;
-        }
+        let store = Store::open(&format!("sqlite:{}", database.display())).await;
+        let store = store.with_context(|| format!("no database at {}", database.display()))?;
+        store.remember(remembered, remembered_at).await?;
         store.close().await;
         let mut process = Process::start(folder, token)?;
         let started = timeout(START_TIMEOUT, process.listening()).await;

@@ -718,3 +718,14 @@ fn a_lookup_that_begins_as_the_program_ends_stops_nothing() {
     });
     assert_eq!(told.recv_timeout(LONG / 4), Ok((true, 0)));
 }
+
+/// The word of the refusal that an error leads to.
+trait CauseWord {
+    fn cause_word(&self) -> &'static str;
+}
+
+impl CauseWord for ResolveError {
+    fn cause_word(&self) -> &'static str {
+        crate::reason::Cause::from(self).as_str()
+    }
+}
