@@ -13,7 +13,6 @@
 mod figures;
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -105,19 +104,15 @@ impl Scene {
              proxy.listen = [\"{proxy}\"]\n\
              admin.listen = [\"{admin}\"]\n\
              dns.servers = [\"127.0.0.1:53\"]\n\
-             policy.allow_loopback = true\n\n\
+             policy.allow_loopback = true\n\
+             policy.require_current_check = false\n\n\
              [[clients]]\nname = \"app\"\ntoken = {{ file = \"token\" }}\ntargets = [\"*\"]\n\n\
              [[targets]]\nid = \"receiver\"\nprovider_key = \"jira_data_center\"\n\
              deployment_mode = \"self-hosted\"\nbase_url = \"https://{receiver}/\"\n\
              ownership = \"confirmed\"\nprivate_network_policy = \"direct\"\n\
-             private_network_allowlist = [\"127.0.0.0/8\"]\n"
+             private_network_allowlist = [\"127.0.0.0/8\"]\n\n"
         );
-        for number in 0..targets {
-            text.push_str("\n[[targets]]\n");
-            for (key, value) in figures::target(number) {
-                writeln!(text, "{key} = {value:?}").unwrap();
-            }
-        }
+        text.push_str(&figures::targets(targets));
         let path = self.folder.join(name);
         fs::write(&path, text).unwrap();
         path

@@ -8,15 +8,16 @@
 
 use std::time::Instant;
 
-/// The fields of a target.
-pub(crate) fn target(number: usize) -> [(&'static str, String); 5] {
-    [
-        ("id", format!("customer-{number:05}")),
-        ("provider_key", "jira_data_center".into()),
-        ("deployment_mode", "self-hosted".into()),
-        ("base_url", format!("https://jira.customer-{number:05}.example/")),
-        ("ownership", "confirmed".into()),
-    ]
+/// So many targets, as a file of configuration has them: self-hosted, each on a host of its own.
+pub(crate) fn targets(count: usize) -> String {
+    let target = |number| {
+        format!(
+            "[[targets]]\nid = \"customer-{number:05}\"\nprovider_key = \"jira_data_center\"\n\
+             deployment_mode = \"self-hosted\"\nownership = \"confirmed\"\n\
+             base_url = \"https://jira.customer-{number:05}.example/\"\n\n"
+        )
+    };
+    (0..count).map(target).collect()
 }
 
 /// How long something takes.

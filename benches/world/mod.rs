@@ -5,15 +5,16 @@ use std::{net::IpAddr, path::PathBuf};
 use base64::Engine as _;
 use egress_gateway::{
     client::{ClientSettings, Clients},
+    config,
     destination::Destination,
-    fields::Fields,
     policy::{self, Answered, Mode, Own, Permit, Scene, Vetted},
     reason::Refusal,
     secret::Secret,
-    target::{Registry, Surroundings, Target, provider::Catalogue, read_draft},
+    target::{Registry, Target},
 };
-use figment::value::Dict;
 use http::{HeaderMap, HeaderValue};
+
+use crate::figures;
 
 /// Everything that a decision looks at.
 pub(crate) struct World {
@@ -112,24 +113,12 @@ pub(crate) fn connect_headers(authority: &str) -> HeaderMap {
     headers
 }
 
-/// Self-hosted targets, each on a host of its own, read as those of a configuration are.
+/// Self-hosted targets, each on a host of its own, read as those of any configuration are.
 pub(crate) fn registry(count: usize) -> Registry {
-    let around = Surroundings {
-        catalogue: Catalogue::embedded(),
-        has_tunnel: &|_| false,
-        has_resolver: &|_| false,
-        secret: &|_| Err("no target here has a secret".into()),
-        file: &|path| Ok(path.into()),
-    };
-    let target = |number| {
-        let dict: Dict = crate::figures::target(number)
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect();
-        let mut problems = Vec::new();
-        read_draft(Fields::new("targets[0]", dict, &mut problems), &around).unwrap()
-    };
-    Registry::new((0..count).map(target))
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, figures::targets(count)).unwrap();
+    Registry::new(config::load(&[file]).unwrap().config.targets)
 }
 
 /// Where a target is.
