@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("destination", "origin reason target"),
     ("policy", "client destination origin reason target"),
     ("problem", "reason"),
+    ("webhook", "secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
     ("record", "reason target telemetry"),
@@ -55,7 +56,11 @@ const LAYERS: &[(&str, &str)] = &[
     ("server", "forward gateway problem reason telemetry"),
     // the program
     ("lifecycle", "admin config gateway origin server server::tls sightings store telemetry view"),
-    ("cli", "config destination explain lifecycle origin policy sightings store telemetry view"),
+    (
+        "cli",
+        "config destination explain fields lifecycle origin policy secret sightings store target \
+         telemetry view webhook",
+    ),
 ];
 
 /// The modules that a row's module may import.
@@ -78,6 +83,7 @@ const PURE: &[&str] = &[
     "server::head",
     "slots",
     "target",
+    "webhook",
 ];
 
 /// What would show that a module does I/O, waits, or asks the clock.

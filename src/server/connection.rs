@@ -82,10 +82,9 @@ async fn serve_stream<S>(server: &Server, mut stream: S, accepted: Instant, name
 where
     S: ClientStream + Send + 'static,
 {
-    let mut from = ClientConn { certificate_names: names, fresh: false };
+    let from = ClientConn { certificate_names: names, accepted };
     let mut buffer = BytesMut::new();
     let head = read_head(server, &mut stream, &mut buffer).await;
-    from.fresh = server.is_fresh(accepted);
     let read_at = Instant::now();
     match head {
         // Boxed, so that a tunnel's task does not carry what only HTTP/2 needs.
