@@ -71,7 +71,7 @@ pub(super) struct Rules {
     /// From the connection's beginning to its first request.
     pub(super) first: Duration,
     /// Without an open stream, later on.
-    idle: Duration,
+    pub(super) idle: Duration,
     pub(super) ping_interval: Duration,
     pub(super) ping_timeout: Duration,
     pub(super) lifetime: Duration,
