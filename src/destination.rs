@@ -28,14 +28,14 @@ impl Destination {
     pub fn connect(target: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
         let authority = Authority::parse(target)
             .map_err(|fault| Refusal::new(Cause::AuthorityInvalid, fault.to_string()))?;
-        host_agrees(&authority, headers)?;
+        host_agrees(target, &authority, headers)?;
         Ok(Self { authority, hint: hint(headers)? })
     }
 }
 
 /// RFC 9112, section 3.2: a Host field that names another authority than the request target is how
 /// caches and virtual hosts are confused. The port may be left out of it.
-fn host_agrees(authority: &Authority, headers: &HeaderMap) -> Result<(), Refusal> {
+fn host_agrees(target: &str, authority: &Authority, headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::HostMismatch, detail));
     let mut fields = headers.get_all(HOST).iter();
     let Some(field) = fields.next() else {
@@ -43,6 +43,10 @@ fn host_agrees(authority: &Authority, headers: &HeaderMap) -> Result<(), Refusal
     };
     if fields.next().is_some() {
         return refuse("Host is repeated");
+    }
+    // Nearly every client repeats the request target, which has been read already.
+    if field == target {
+        return Ok(());
     }
     let Ok(text) = field.to_str() else {
         return refuse("Host holds characters outside visible ASCII");

@@ -1,4 +1,4 @@
-//! Configuration files: no panic, and no problem that shows a secret.
+//! Configuration files: no panic, each problem one plain line, and none that shows a secret.
 #![no_main]
 
 use egress_gateway::config::check_text;
@@ -27,11 +27,20 @@ fuzz_target!(|text: &str| {
         return;
     }
     let problems = check_text(text);
+    assert_plain(&problems);
     for secret in REFERRED.iter().filter(|secret| !text.contains(**secret)) {
         assert!(problems.iter().all(|problem| !problem.contains(secret)), "{problems:?}");
     }
 
     let problems = check_text(&format!("{text}{MISTAKES}"));
     assert!(!problems.is_empty());
+    assert_plain(&problems);
     assert!(problems.iter().all(|problem| !problem.contains(WRITTEN)), "{problems:?}");
 });
+
+fn assert_plain(problems: &[String]) {
+    for problem in problems {
+        assert!(problem.contains(": "), "{problem:?} has neither place nor key");
+        assert!(!problem.contains(char::is_control), "{problem:?} is not one plain line");
+    }
+}
