@@ -149,10 +149,16 @@ impl Gateway {
             let slots = self.take_slots(view, &client, target)?;
             let outgoing = outgoing(view, &permit, request).await?;
             let pinned = view.egress.pin(&permit, record).await?;
+            let progress = Arc::clone(&outgoing.progress);
+            let upgrades = outgoing.upgrades;
             let answered = self.send(view, &permit, &pinned, outgoing, record).await?;
+            if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrades {
+                let detail = "the target switched protocols without being asked to";
+                return Err(Refusal::new(Cause::ResponseInvalid, detail));
+            }
             let location = answered.response.headers().get(LOCATION).map(|value| value.as_bytes());
             policy::redirect(target, answered.response.status(), location)?;
-            Ok(Carried { answered, target: Arc::clone(target), slots })
+            Ok(Carried { answered, progress, target: Arc::clone(target), slots })
         };
         result.await.map_err(|refusal: Refusal| refusal.about(target.about(&view.egress_ips)))
     }
@@ -337,6 +343,7 @@ fn uri(permit: &Permit) -> Result<Uri, Refusal> {
 /// An answer that may be passed on.
 struct Carried {
     answered: Answered,
+    progress: Arc<Progress>,
     target: Arc<Target>,
     slots: (Slot<String>, Slot<TargetId>),
 }
@@ -370,9 +377,10 @@ impl Carried {
         fields::clean_response(&mut head.headers);
         let bytes =
             |direction| gateway.metrics.bytes.with_label_values(&[Mode::Relay.as_str(), direction]);
-        bytes("to_target").inc_by(record.to_target);
         let watch = RelayWatch {
             record,
+            progress: self.progress,
+            to_target: bytes("to_target"),
             to_client: bytes("to_client"),
             kept: Some((Arc::clone(gateway.upstreams.pool()), address, view.generation, sender)),
             target: self.target.id.clone(),
@@ -386,6 +394,9 @@ impl Carried {
 /// Keeps the record of a relayed request open for as long as its answer flows.
 struct RelayWatch {
     record: Record,
+    /// Of the request's body, which may still flow when the answer does.
+    progress: Arc<Progress>,
+    to_target: IntCounter,
     to_client: IntCounter,
     kept: Option<(Arc<Pool>, std::net::SocketAddr, u64, Sender)>,
     target: TargetId,
@@ -409,5 +420,12 @@ impl Watch for RelayWatch {
     fn broke(&mut self, word: &'static str) {
         self.record.end = Some(word);
         self.kept = None;
+    }
+}
+
+impl Drop for RelayWatch {
+    fn drop(&mut self) {
+        self.record.to_target = self.progress.bytes();
+        self.to_target.inc_by(self.record.to_target);
     }
 }

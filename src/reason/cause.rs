@@ -535,7 +535,7 @@ causes! {
     WebhookFieldInvalid = "webhook_field_invalid", RequestInvalid, Product, "http_request_error",
         "A field of the delivery is malformed, repeated, off by more than five minutes, or at odds with the body.",
         "Correct the field that the detail names, or leave it out for the gateway to set.";
-    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
+    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";
     // inside a CONNECT tunnel

@@ -39,6 +39,7 @@ mod dns;
 mod lifecycle;
 mod limits;
 mod policy;
+mod relay;
 mod smuggling;
 mod sni;
 mod telemetry;
