@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, Uri, header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING}};
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 use hyper::{
     body::{Body as _, Incoming},
     client::conn::{TrySendError, http1, http2},
@@ -116,11 +119,7 @@ impl Upstreams {
         }
     }
 
-    async fn open(
-        &self,
-        errand: &Errand<'_>,
-        record: &mut Record,
-    ) -> Result<Connection, Refusal> {
+    async fn open(&self, errand: &Errand<'_>, record: &mut Record) -> Result<Connection, Refusal> {
         let upstream = errand.egress.connect(errand.pinned, record).await?;
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };

@@ -248,7 +248,8 @@ impl Conn {
         Ok(Some(Request { line, fields: lines.map(field).collect(), ..Request::default() }))
     }
 
-    async fn try_take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    /// Reads exactly this many bytes, or says why there are not as many.
+    pub(crate) async fn try_take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.ahead.len() < length {
             if self.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -382,9 +383,9 @@ pub(crate) fn request_head(
     fields: &[(&str, &str)],
     length: usize,
 ) -> String {
-    let host = url.split_once("://").map_or("127.0.0.1", |(_, rest)| {
-        rest.split(['/', '?']).next().unwrap_or_default()
-    });
+    let host = url
+        .split_once("://")
+        .map_or("127.0.0.1", |(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in fields {
         head.push_str(&format!("{name}: {value}\r\n"));
