@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -156,8 +156,9 @@ impl Gateway {
                 let detail = "the target switched protocols without being asked to";
                 return Err(Refusal::new(Cause::ResponseInvalid, detail));
             }
-            let location = answered.response.headers().get(LOCATION).map(|value| value.as_bytes());
-            policy::redirect(target, answered.response.status(), location)?;
+            let locations = answered.response.headers().get_all(LOCATION).iter();
+            let locations = locations.map(HeaderValue::as_bytes);
+            policy::redirect(target, answered.response.status(), locations)?;
             Ok(Carried { answered, progress, target: Arc::clone(target), slots })
         };
         result.await.map_err(|refusal: Refusal| refusal.about(target.about(&view.egress_ips)))
