@@ -1,14 +1,25 @@
 //! One request over one connection to a target: found in the pool, or made.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use http::{HeaderValue, Request, Response, Uri, header::HOST};
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     client::conn::{TrySendError, http1, http2},
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -21,7 +32,7 @@ use crate::{
     reason::{Cause, Refusal},
     record::Record,
     target::Target,
-    tls::Alpn,
+    tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
 };
 
 /// Connections to targets, and the tasks that drive them.
@@ -96,15 +107,17 @@ impl Upstreams {
                 self.pool.take(&target.id, errand.pinned.vetted().addresses(), errand.generation)
             {
                 record.pinned = Some(address);
-                match attempt(errand, address, sender, request, progress).await {
+                let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
+                match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
                     Err(Failed::Unsent(unsent)) => request = unsent,
                     Err(Failed::Refused(refusal)) => return Err(refusal),
                 }
             }
         }
-        let (address, sender) = self.open(errand, record).await?;
-        match attempt(errand, address, sender, request, progress).await {
+        let opened = self.open(errand, record).await?;
+        let address = opened.address;
+        match attempt(errand, opened, request, progress).await {
             Ok(answered) => Ok(answered),
             Err(Failed::Refused(refusal)) => Err(refusal),
             Err(Failed::Unsent(_)) => {
@@ -114,11 +127,7 @@ impl Upstreams {
         }
     }
 
-    async fn open(
-        &self,
-        errand: &Errand<'_>,
-        record: &mut Record,
-    ) -> Result<(SocketAddr, Sender), Refusal> {
+    async fn open(&self, errand: &Errand<'_>, record: &mut Record) -> Result<Connection, Refusal> {
         let upstream = errand.egress.connect(errand.pinned, record).await?;
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
@@ -126,15 +135,23 @@ impl Upstreams {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
-        let sender = if ready.http2 {
-            self.open_http2(ready.stream).await.map_err(failed)?
-        } else {
-            self.open_http1(ready.stream).await.map_err(failed)?
+        let http2 = ready.http2();
+        let fault = Fault::default();
+        let stream = Noted {
+            stream: ready.stream,
+            facts: ready.facts,
+            answered: false,
+            fault: Arc::clone(&fault),
         };
-        Ok((address, sender))
+        let sender = if http2 {
+            self.open_http2(stream).await.map_err(failed)?
+        } else {
+            self.open_http1(stream).await.map_err(failed)?
+        };
+        Ok(Connection { address, sender, fresh: true, fault })
     }
 
-    async fn open_http1(&self, stream: Stream) -> hyper::Result<Sender> {
+    async fn open_http1(&self, stream: Noted) -> hyper::Result<Sender> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -147,7 +164,7 @@ impl Upstreams {
         Ok(Sender::Http1(sender))
     }
 
-    async fn open_http2(&self, stream: Stream) -> hyper::Result<Sender> {
+    async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
         let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -161,7 +178,7 @@ impl Upstreams {
                 tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
             }
         });
-        Ok(Sender::Http2(sender))
+        Ok(Sender::http2(sender))
     }
 }
 
@@ -178,44 +195,118 @@ where
     }
 }
 
+/// A connection on which one request is tried.
+struct Connection {
+    address: SocketAddr,
+    sender: Sender,
+    /// Not out of the pool.
+    fresh: bool,
+    fault: Fault,
+}
+
+/// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate, and
+/// refuses it, when the client believes itself ready.
+type Fault = Arc<OnceLock<TlsError>>;
+
+/// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
+/// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
+struct Noted {
+    stream: Stream,
+    facts: Option<TlsFacts>,
+    /// Whether the target has said anything.
+    answered: bool,
+    fault: Fault,
+}
+
+impl Noted {
+    fn note(&self, error: &io::Error) {
+        let Some(facts) = &self.facts else { return };
+        // Where the target resets the connection, its alert may be lost.
+        let missing = facts.client_certificate == ClientCertificate::Missing && !self.answered;
+        let fault = TlsError::after_handshake(error, facts)
+            .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
+        if let Some(fault) = fault {
+            // Only the first one counts.
+            drop(self.fault.set(fault));
+        }
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        this.answered |= buffer.filled().len() > before;
+        Poll::Ready(read.inspect_err(|error| this.note(error)))
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        Poll::Ready(written.inspect_err(|error| this.note(error)))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
+        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
 enum Failed {
     /// Nothing of it had left.
     Unsent(Request<RequestBody>),
     Refused(Refusal),
 }
 
-/// How long a connection out of the pool may take to say that it is ready.
+/// How long a connection out of the pool may take to say that it is ready; a new one has as long as
+/// an answer.
 const READY_TIMEOUT: Duration = Duration::from_millis(20);
 
 async fn attempt(
     errand: &Errand<'_>,
-    address: SocketAddr,
-    mut sender: Sender,
+    connection: Connection,
     mut request: Request<RequestBody>,
     progress: &Progress,
 ) -> Result<Answered, Failed> {
+    let Connection { address, mut sender, fresh, fault } = connection;
+    let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
+    if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+        return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
+    }
+    progress.begin();
     let origin = &errand.target.base.origin;
     let sent = match &mut sender {
         Sender::Http1(http1) => {
-            if !matches!(tokio::time::timeout(READY_TIMEOUT, http1.ready()).await, Ok(Ok(()))) {
-                return Err(Failed::Unsent(request));
-            }
             address_http1(&mut request, origin);
             in_time(errand, progress, http1.try_send_request(request)).await
         }
-        Sender::Http2(http2) => {
-            if !matches!(tokio::time::timeout(READY_TIMEOUT, http2.ready()).await, Ok(Ok(()))) {
-                return Err(Failed::Unsent(request));
-            }
+        Sender::Http2(http2, _) => {
             address_http2(&mut request, origin);
             in_time(errand, progress, http2.try_send_request(request)).await
         }
     };
     match sent {
         Some(Ok(response)) => Ok(Answered { response, address, sender }),
-        Some(Err(mut error)) => Err(match error.take_message() {
-            Some(unsent) => Failed::Unsent(unsent),
-            None => Failed::Refused(refusal(address, error.error())),
+        Some(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
+            (Some(tls), _) => told(address, tls),
+            (None, Some(unsent)) => Failed::Unsent(unsent),
+            (None, None) => Failed::Refused(refusal(address, error.error())),
         }),
         None => {
             let limit = errand.response_timeout;
@@ -247,6 +338,14 @@ async fn in_time(
 /// Origin-form, with the target's own `Host` (RFC 9112, section 3.2.1).
 fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = http::Version::HTTP_11;
+    // Absolute where it was meant for HTTP/2 at first.
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+    let headers = request.headers();
+    if !request.body().is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+        // Said here, as hyper sends GET and HEAD without their body otherwise.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Ok(host) = HeaderValue::from_str(&authority(origin)) {
         request.headers_mut().insert(HOST, host);
     }
@@ -256,6 +355,7 @@ fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = http::Version::HTTP_2;
     request.headers_mut().remove(HOST);
+    request.headers_mut().remove(TRANSFER_ENCODING);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let uri = format!("{}://{}{path}", origin.scheme.as_str(), authority(origin));
     if let Ok(uri) = uri.parse::<Uri>() {
@@ -270,6 +370,10 @@ fn authority(origin: &Origin) -> String {
     } else {
         authority.to_string()
     }
+}
+
+fn told(address: SocketAddr, tls: &TlsError) -> Failed {
+    Failed::Refused(Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
 }
 
 fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {

@@ -1,6 +1,6 @@
 //! The gateway: one request, from what the client asked to the record of how it ended.
 
-mod relay;
+pub(crate) mod relay;
 
 use std::{
     net::IpAddr,

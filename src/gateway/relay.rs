@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -161,10 +161,17 @@ impl Gateway {
             let slots = self.take_slots(view, &client, target)?;
             let outgoing = outgoing(view, &permit, request).await?;
             let pinned = view.egress.pin(&permit, record).await?;
+            let progress = Arc::clone(&outgoing.progress);
+            let upgrades = outgoing.upgrades;
             let answered = self.send(view, &permit, &pinned, outgoing, record).await?;
-            let location = answered.response.headers().get(LOCATION).map(|value| value.as_bytes());
-            policy::redirect(target, answered.response.status(), location)?;
-            Ok(Carried { answered, target: Arc::clone(target), slots })
+            if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrades {
+                let detail = "the target switched protocols without being asked to";
+                return Err(Refusal::new(Cause::ResponseInvalid, detail));
+            }
+            let locations = answered.response.headers().get_all(LOCATION).iter();
+            let locations = locations.map(HeaderValue::as_bytes);
+            policy::redirect(target, answered.response.status(), locations)?;
+            Ok(Carried { answered, progress, target: Arc::clone(target), slots })
         };
         result.await.map_err(|refusal: Refusal| refusal.about(target.about(&view.egress_ips)))
     }
@@ -306,7 +313,10 @@ fn gateway_host(view: &View, asked: &Asked, headers: &HeaderMap) -> Result<(), R
 }
 
 /// The target of a request: by its URL, or by its id.
-fn owner_of<'a>(
+///
+/// # Errors
+/// `no_target`, `target_mismatch`, `ambiguous_target` or `target_unknown`.
+pub(crate) fn owner_of<'a>(
     view: &'a View,
     client: &Client,
     asked: &Asked,
@@ -321,7 +331,7 @@ fn owner_of<'a>(
 }
 
 /// What is asked, in terms of the target: its own host and port, and the path as it is sent.
-fn destination(target: &Target, asked: Asked) -> Destination {
+pub(crate) fn destination(target: &Target, asked: Asked) -> Destination {
     let authority = target.base.origin.authority.clone();
     let resource = match asked {
         Asked::Url(url) => url.resource,
@@ -349,6 +359,7 @@ fn uri(permit: &Permit) -> Result<Uri, Refusal> {
 /// An answer that may be passed on.
 struct Carried {
     answered: Answered,
+    progress: Arc<Progress>,
     target: Arc<Target>,
     slots: (Slot<String>, Slot<TargetId>),
 }
@@ -382,9 +393,10 @@ impl Carried {
         fields::clean_response(&mut head.headers);
         let bytes =
             |direction| gateway.metrics.bytes.with_label_values(&[Mode::Relay.as_str(), direction]);
-        bytes("to_target").inc_by(record.to_target);
         let watch = RelayWatch {
             record,
+            progress: self.progress,
+            to_target: bytes("to_target"),
             to_client: bytes("to_client"),
             kept: Some((Arc::clone(gateway.upstreams.pool()), address, view.generation, sender)),
             target: self.target.id.clone(),
@@ -398,6 +410,9 @@ impl Carried {
 /// Keeps the record of a relayed request open for as long as its answer flows.
 struct RelayWatch {
     record: Record,
+    /// Of the request's body, which may still flow when the answer does.
+    progress: Arc<Progress>,
+    to_target: IntCounter,
     to_client: IntCounter,
     kept: Option<(Arc<Pool>, std::net::SocketAddr, u64, Sender)>,
     target: TargetId,
@@ -421,5 +436,12 @@ impl Watch for RelayWatch {
     fn broke(&mut self, word: &'static str) {
         self.record.end = Some(word);
         self.kept = None;
+    }
+}
+
+impl Drop for RelayWatch {
+    fn drop(&mut self) {
+        self.record.to_target = self.progress.bytes();
+        self.to_target.inc_by(self.record.to_target);
     }
 }

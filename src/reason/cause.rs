@@ -59,15 +59,20 @@ pub enum Failure {
 
 impl Failure {
     /// The code for a target of this deployment mode.
+    #[expect(clippy::too_many_lines, reason = "the contract's table, to be read as one")]
     pub(super) const fn code(self, mode: DeploymentMode, allowlist_lacks_egress: bool) -> Code {
         use DeploymentMode::{Cloud, SelfHosted, WebhookOnly};
         match (self, mode) {
-            (Self::NotApproved | Self::ForbiddenAddress, SelfHosted) => {
+            (Self::NotApproved | Self::ForbiddenAddress | Self::RedirectBlocked, SelfHosted) => {
                 Code::SelfHostedBaseUrlUnsafe
             }
-            (Self::NotApproved | Self::ForbiddenAddress | Self::PrivateAddress, Cloud) => {
-                Code::ProviderBaseUrlBlocked
-            }
+            (
+                Self::NotApproved
+                | Self::ForbiddenAddress
+                | Self::PrivateAddress
+                | Self::RedirectBlocked,
+                Cloud,
+            ) => Code::ProviderBaseUrlBlocked,
             (Self::NotApproved | Self::ForbiddenAddress | Self::PrivateAddress, WebhookOnly) => {
                 Code::GenericWebhookUrlUnsafe
             }
@@ -77,16 +82,23 @@ impl Failure {
                 Code::SelfHostedAllowlistMissing
             }
             (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
-            (Self::ConnectRefused | Self::FamilyUnavailable, SelfHosted) => {
-                Code::SelfHostedConnectivityBlocked
-            }
+            (
+                Self::ConnectRefused
+                | Self::FamilyUnavailable
+                | Self::AnswerInvalid
+                | Self::NoAnswer,
+                SelfHosted,
+            ) => Code::SelfHostedConnectivityBlocked,
             (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
             (
                 Self::NameUnresolved
                 | Self::ConnectBlocked
                 | Self::ConnectRefused
                 | Self::FamilyUnavailable
-                | Self::ClosedEarly,
+                | Self::ClosedEarly
+                | Self::AnswerInvalid
+                | Self::NoAnswer
+                | Self::TlsInvalid,
                 Cloud,
             ) => Code::ProviderBaseUrlUnreachable,
             (
@@ -97,16 +109,8 @@ impl Failure {
                 | Self::ClosedEarly,
                 WebhookOnly,
             ) => Code::WebhookEndpointUnreachable,
-            (Self::RedirectBlocked, SelfHosted) => Code::SelfHostedBaseUrlUnsafe,
-            (Self::RedirectBlocked, Cloud) => Code::ProviderBaseUrlBlocked,
             (Self::RedirectBlocked, WebhookOnly) => Code::GenericWebhookRedirectBlocked,
-            (Self::AnswerInvalid | Self::NoAnswer, SelfHosted) => {
-                Code::SelfHostedConnectivityBlocked
-            }
             (Self::TlsInvalid, SelfHosted) => Code::SelfHostedTlsInvalid,
-            (Self::AnswerInvalid | Self::NoAnswer | Self::TlsInvalid, Cloud) => {
-                Code::ProviderBaseUrlUnreachable
-            }
             (Self::AnswerInvalid | Self::TlsInvalid, WebhookOnly) => Code::WebhookDeliveryFailed,
             (Self::NoAnswer, WebhookOnly) => Code::WebhookReceiverTimeout,
             (Self::BodyTooLarge, Cloud | SelfHosted | WebhookOnly) => Code::GatewayBodyTooLarge,
@@ -535,7 +539,7 @@ causes! {
     WebhookFieldInvalid = "webhook_field_invalid", RequestInvalid, Product, "http_request_error",
         "A field of the delivery is malformed, repeated, off by more than five minutes, or at odds with the body.",
         "Correct the field that the detail names, or leave it out for the gateway to set.";
-    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
+    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";
     // inside a CONNECT tunnel

@@ -103,7 +103,7 @@ impl Registry {
         preferred: impl Fn(&Target) -> bool,
     ) -> Result<&Arc<Target>, Refusal> {
         let authority = |port| Authority { host: asked.host.clone(), port };
-        let written = authority(asked.port.unwrap_or(asked.scheme.default_port()));
+        let written = authority(asked.port.unwrap_or_else(|| asked.scheme.default_port()));
         let mut owners: SmallVec<[&Arc<Target>; 4]> = SmallVec::new();
         let scheme = |target: &Target| target.base.origin.scheme;
         owners.extend(self.owners(&written).iter().filter(|target| match asked.scheme {
