@@ -147,7 +147,7 @@ impl Gateway {
             Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
                 url.on_the_gateway()?
             }
-            asked => asked,
+            asked @ (Asked::Url(_) | Asked::ById { .. }) => asked,
         };
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;

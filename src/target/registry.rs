@@ -140,7 +140,7 @@ impl Registry {
 
     /// Whether no target has a URL's host and port.
     pub fn owns_nothing_at(&self, asked: &AskedUrl) -> bool {
-        let port = asked.port.unwrap_or(asked.scheme.default_port());
+        let port = asked.port.unwrap_or_else(|| asked.scheme.default_port());
         self.owners(&Authority { host: asked.host.clone(), port }).is_empty()
     }
 
