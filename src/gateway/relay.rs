@@ -8,7 +8,7 @@ use http::{
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
 use sha2::{Digest as _, Sha256};
@@ -20,7 +20,7 @@ use crate::{
     destination::{Asked, Destination, Resource},
     egress::Pinned,
     forward::{
-        body::{Progress, RequestBody, ResponseBody, Watch},
+        body::{ClientBody, Progress, RequestBody, ResponseBody, Watch},
         connect::{ClientStream, Terms, tunnel},
         fields,
         pool::{Pool, Sender},
@@ -47,15 +47,15 @@ pub struct RelayRequest<'a> {
     target: String,
     method: Method,
     headers: HeaderMap,
-    body: Incoming,
+    body: ClientBody,
     read_at: Instant,
     /// Where a switch of protocols is left for the connection; `None` where there can be none.
     switch: Option<&'a SwitchSlot>,
 }
 
 impl<'a> RelayRequest<'a> {
-    /// A request as hyper gives it.
-    pub fn new(request: Request<Incoming>, switch: Option<&'a SwitchSlot>) -> Self {
+    /// A request as its connection gives it.
+    pub fn new(request: Request<ClientBody>, switch: Option<&'a SwitchSlot>) -> Self {
         let (head, body) = request.into_parts();
         Self {
             target: head.uri.to_string(),
@@ -65,6 +65,12 @@ impl<'a> RelayRequest<'a> {
             read_at: Instant::now(),
             switch,
         }
+    }
+}
+
+impl RelayRequest<'_> {
+    fn is_http2(&self) -> bool {
+        matches!(self.body, ClientBody::Http2(_))
     }
 }
 
@@ -136,12 +142,20 @@ impl Gateway {
         let asked = Asked::parse(&request.target, &request.headers);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
-        let asked = asked?;
+        let mut gateway_name = host_field(&request.headers);
+        let asked = match asked? {
+            // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
+            Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
+                gateway_name = Some(url.host.clone());
+                url.on_the_gateway()?
+            }
+            asked => asked,
+        };
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
         let result = async {
-            gateway_host(view, &asked, &request.headers)?;
+            gateway_host(view, &asked, gateway_name.as_ref())?;
             let destination = destination(target, asked);
             record.authority = Some(destination.authority.to_string());
             let permit = policy::permit(&client, destination, target, Mode::Relay)?;
@@ -239,7 +253,7 @@ fn signer(target: &Target) -> Result<Option<Keys>, Refusal> {
 }
 
 /// Reads a body that has to be signed. One that ends before its declared length is never sent.
-async fn read_whole(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+async fn read_whole(body: ClientBody, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
     let too_large = || {
         let detail = format!("the body is longer than limits.max_signed_body ({limit} bytes)");
         Refusal::new(Cause::BodyTooLarge, detail)
@@ -283,16 +297,20 @@ fn sign(
     Ok(())
 }
 
+/// The host of a `Host` field, without its port. HTTP/1.0 needs none, and no browser sends that.
+fn host_field(headers: &HeaderMap) -> Option<Host> {
+    let host = headers.get(HOST).map_or(Some("localhost"), |host| host.to_str().ok())?;
+    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
+    let colon = host.get(end..)?.find(':');
+    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)))?;
+    Host::parse(name).ok()
+}
+
 /// Where no clients are configured, whoever reaches the listener may use it, and a web page could:
 /// by a name of its own that leads here. So `/targets/…` is then served under an address only.
-fn gateway_host(view: &View, asked: &Asked, headers: &HeaderMap) -> Result<(), Refusal> {
+fn gateway_host(view: &View, asked: &Asked, name: Option<&Host>) -> Result<(), Refusal> {
     let Asked::ById { .. } = asked else { return Ok(()) };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
-    let colon = host.get(end..).and_then(|rest| rest.find(':'));
-    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)));
-    let named = name.and_then(|name| Host::parse(name).ok());
-    let harmless = named.is_some_and(|host| host.ip().is_some() || host.is_localhost());
+    let harmless = name.is_some_and(|host| host.ip().is_some() || host.is_localhost());
     if view.clients.required() || harmless {
         return Ok(());
     }
