@@ -149,7 +149,7 @@ impl Gateway {
                 gateway_name = Some(url.host.clone());
                 url.on_the_gateway()?
             }
-            asked => asked,
+            asked @ (Asked::Url(_) | Asked::ById { .. }) => asked,
         };
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
