@@ -79,7 +79,7 @@ impl AskedUrl {
     /// stays what it is.
     ///
     /// # Errors
-    /// `target_unknown`.
+    /// `target_unknown` or `target_mismatch`.
     pub fn on_the_gateway(self) -> Result<Asked, Refusal> {
         match self.resource.path.strip_prefix("/targets/") {
             None => Ok(Asked::Url(self)),

@@ -142,9 +142,11 @@ impl Gateway {
         let asked = Asked::parse(&request.target, &request.headers);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
+        let mut gateway_name = host_field(&request.headers);
         let asked = match asked? {
             // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
             Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
+                gateway_name = Some(url.host.clone());
                 url.on_the_gateway()?
             }
             asked @ (Asked::Url(_) | Asked::ById { .. }) => asked,
@@ -153,7 +155,7 @@ impl Gateway {
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
         let result = async {
-            gateway_host(view, &asked, &request.headers)?;
+            gateway_host(view, &asked, gateway_name.as_ref())?;
             let destination = destination(target, asked);
             record.authority = Some(destination.authority.to_string());
             let permit = policy::permit(&client, destination, target, Mode::Relay)?;
@@ -295,16 +297,20 @@ fn sign(
     Ok(())
 }
 
+/// The host of a `Host` field, without its port. HTTP/1.0 needs none, and no browser sends that.
+fn host_field(headers: &HeaderMap) -> Option<Host> {
+    let host = headers.get(HOST).map_or(Some("localhost"), |host| host.to_str().ok())?;
+    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
+    let colon = host.get(end..)?.find(':');
+    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)))?;
+    Host::parse(name).ok()
+}
+
 /// Where no clients are configured, whoever reaches the listener may use it, and a web page could:
 /// by a name of its own that leads here. So `/targets/…` is then served under an address only.
-fn gateway_host(view: &View, asked: &Asked, headers: &HeaderMap) -> Result<(), Refusal> {
+fn gateway_host(view: &View, asked: &Asked, name: Option<&Host>) -> Result<(), Refusal> {
     let Asked::ById { .. } = asked else { return Ok(()) };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
-    let colon = host.get(end..).and_then(|rest| rest.find(':'));
-    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)));
-    let named = name.and_then(|name| Host::parse(name).ok());
-    let harmless = named.is_some_and(|host| host.ip().is_some() || host.is_localhost());
+    let harmless = name.is_some_and(|host| host.ip().is_some() || host.is_localhost());
     if view.clients.required() || harmless {
         return Ok(());
     }

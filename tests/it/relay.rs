@@ -3,6 +3,7 @@
 use crate::support::{
     eventually,
     gateway::{Event, Gateway},
+    h2::H2,
     http::{Conn, Rest, request_head},
     lab::{self, Lab, PUBLIC, PUBLIC_2},
     origin::{Origin, answer, ok},
@@ -151,6 +152,32 @@ fn without_clients_a_target_is_reached_by_id_only_under_an_address_or_localhost(
         assert_eq!(gateway.ask(ask).await.reply.status, 200);
         let expected = (407, "GATEWAY_CLIENT_UNAUTHENTICATED", "client_unauthenticated");
         gateway.refuse_get("/targets/acme/x", expected).await;
+    });
+}
+
+#[test]
+fn a_client_that_speaks_http_2_is_relayed_by_the_same_rules() {
+    lab::run(async |lab| {
+        let (ca, tls) = lab.acme();
+        let origin = Origin::start((PUBLIC, 443), tls, |request| ok(&request.line));
+        let config = lab.config().trusting(&ca).self_hosted("acme", "https://acme.example/base");
+        let gateway = lab.gateway(&config).await;
+        let client = H2::open(gateway.proxy).await;
+        for url in ["http://acme.example/base/x?y", "http://127.0.0.1:3128/targets/acme/x?y"] {
+            let reply = client.get(url).await;
+            assert_eq!(reply.body, b"GET /base/x?y HTTP/1.1", "{url}: {reply:?}");
+        }
+        let refused = [
+            ("http://acme.example/elsewhere", 403, "outside_base_path"),
+            ("http://127.0.0.1:3128/targets/acme/../x", 403, "path_ambiguous"),
+            ("http://rebinding.example/targets/acme/x", 400, "gateway_host_invalid"),
+        ];
+        for (url, status, cause) in refused {
+            let reply = client.get(url).await;
+            let code = reply.field("x-webriskops-reason").unwrap_or_default().to_owned();
+            gateway.assert_refused(&reply, (status, &code, cause)).await;
+        }
+        assert_eq!(origin.requests().len(), 2);
     });
 }
 

@@ -48,27 +48,19 @@ impl H2 {
     ) -> Result<H2Tunnel, Reply> {
         let (response, up) = self.send(authority, fields).await;
         let response = within("the answer's arrival", response).await.unwrap();
-        let (head, mut down) = response.into_parts();
-        if head.status == 200 {
-            return Ok(H2Tunnel { up, down });
+        if response.status() == 200 {
+            return Ok(H2Tunnel { up, down: response.into_body() });
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = within("the body", down.data()).await {
-            let chunk = chunk.unwrap();
-            down.flow_control().release_capacity(chunk.len()).unwrap();
-            body.extend_from_slice(&chunk);
-        }
-        let fields = head.headers.iter().map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        });
-        let fields = fields.collect();
-        Err(Reply {
-            status: head.status.as_u16(),
-            reason: String::new(),
-            fields,
-            body,
-            trailers: Vec::new(),
-        })
+        Err(read(response).await)
+    }
+
+    /// Sends a request without a body, and reads the answer.
+    pub(crate) async fn get(&self, url: &str) -> Reply {
+        let request = http::Request::builder().uri(url).body(()).unwrap();
+        let mut requests = self.requests.clone().ready().await.unwrap();
+        let (response, _) = requests.send_request(request, true).unwrap();
+        let response = within("the answer's arrival", response).await.unwrap();
+        read(response).await
     }
 
     /// Sends a CONNECT and does not wait for its answer.
@@ -89,6 +81,21 @@ impl H2 {
     pub(crate) async fn is_open(&self) -> bool {
         self.requests.clone().ready().await.is_ok()
     }
+}
+
+async fn read(response: http::Response<RecvStream>) -> Reply {
+    let (head, mut down) = response.into_parts();
+    let mut body = Vec::new();
+    while let Some(chunk) = within("the body", down.data()).await {
+        let chunk = chunk.unwrap();
+        down.flow_control().release_capacity(chunk.len()).unwrap();
+        body.extend_from_slice(&chunk);
+    }
+    let fields = head.headers.iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    let (status, fields) = (head.status.as_u16(), fields.collect());
+    Reply { status, reason: String::new(), fields, body, trailers: Vec::new() }
 }
 
 impl H2Tunnel {
