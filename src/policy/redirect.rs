@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use crate::{
     origin::{BaseUrl, Origin},
-    reason::{Cause, DeploymentMode, Refusal},
+    reason::{Cause, Refusal},
     target::{Redirects, Target},
 };
 
@@ -28,15 +28,13 @@ pub fn redirect(
     let Some(origin) = place(&target.base, location) else {
         return refuse("a place that cannot be read in exactly one way");
     };
-    let approved = match (&target.redirects, target.mode) {
-        (_, DeploymentMode::WebhookOnly) | (Redirects::Block, _) => false,
-        (Redirects::SameOrigin, DeploymentMode::Cloud | DeploymentMode::SelfHosted) => {
-            origin == target.base.origin
-        }
-        (Redirects::Listed(listed), DeploymentMode::Cloud | DeploymentMode::SelfHosted) => {
-            origin == target.base.origin || listed.contains(&origin)
-        }
-    };
+    // A signed delivery is for one receiver: it is never sent on.
+    let approved = !target.is_signed()
+        && match &target.redirects {
+            Redirects::Block => false,
+            Redirects::SameOrigin => origin == target.base.origin,
+            Redirects::Listed(listed) => origin == target.base.origin || listed.contains(&origin),
+        };
     if approved { Ok(()) } else { refuse(&origin.to_string()) }
 }
 

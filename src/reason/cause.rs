@@ -37,6 +37,14 @@ pub enum Failure {
     TlsInvalid,
     /// The tunnel is down.
     TunnelDown,
+    /// The receiver was down and is left alone for a while.
+    ReceiverDown,
+    /// The receiver did not answer in time and is left alone for a while.
+    ReceiverSilent,
+    /// The idempotency key stands for another delivery.
+    IdempotencyConflict,
+    /// The same delivery is under way.
+    DeliveryInFlight,
     /// A webhook target has no signing secret.
     SecretMissing,
     /// The provider needs a credential step first.
@@ -77,16 +85,22 @@ impl Failure {
                 Code::SelfHostedAllowlistMissing
             }
             (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
-            (Self::ConnectRefused | Self::FamilyUnavailable, SelfHosted) => {
-                Code::SelfHostedConnectivityBlocked
-            }
+            (
+                Self::ConnectRefused
+                | Self::FamilyUnavailable
+                | Self::ReceiverDown
+                | Self::ReceiverSilent,
+                SelfHosted,
+            ) => Code::SelfHostedConnectivityBlocked,
             (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
             (
                 Self::NameUnresolved
                 | Self::ConnectBlocked
                 | Self::ConnectRefused
                 | Self::FamilyUnavailable
-                | Self::ClosedEarly,
+                | Self::ClosedEarly
+                | Self::ReceiverDown
+                | Self::ReceiverSilent,
                 Cloud,
             ) => Code::ProviderBaseUrlUnreachable,
             (
@@ -94,7 +108,8 @@ impl Failure {
                 | Self::ConnectBlocked
                 | Self::ConnectRefused
                 | Self::FamilyUnavailable
-                | Self::ClosedEarly,
+                | Self::ClosedEarly
+                | Self::ReceiverDown,
                 WebhookOnly,
             ) => Code::WebhookEndpointUnreachable,
             (Self::RedirectBlocked, SelfHosted) => Code::SelfHostedBaseUrlUnsafe,
@@ -108,28 +123,21 @@ impl Failure {
                 Code::ProviderBaseUrlUnreachable
             }
             (Self::AnswerInvalid | Self::TlsInvalid, WebhookOnly) => Code::WebhookDeliveryFailed,
-            (Self::NoAnswer, WebhookOnly) => Code::WebhookReceiverTimeout,
-            (Self::BodyTooLarge, Cloud | SelfHosted | WebhookOnly) => Code::GatewayBodyTooLarge,
-            (Self::TargetUnknown, Cloud | SelfHosted | WebhookOnly) => Code::GatewayTargetUnknown,
-            (Self::TunnelDown, Cloud | SelfHosted | WebhookOnly) => {
-                Code::SelfHostedTunnelUnreachable
+            (Self::NoAnswer | Self::ReceiverSilent, WebhookOnly) => Code::WebhookReceiverTimeout,
+            (Self::BodyTooLarge, _) => Code::GatewayBodyTooLarge,
+            (Self::TargetUnknown, _) => Code::GatewayTargetUnknown,
+            (Self::TunnelDown, _) => Code::SelfHostedTunnelUnreachable,
+            (Self::SecretMissing, _) => Code::GenericWebhookSecretMissing,
+            (Self::IdempotencyConflict, _) => Code::WebhookIdempotencyConflict,
+            (Self::DeliveryInFlight, _) => Code::WebhookDeliveryInFlight,
+            (Self::ProviderAuth, _) => Code::ProviderAuthRequired,
+            (Self::Unauthenticated, _) => Code::GatewayClientUnauthenticated,
+            (Self::ClientForbidden, _) => Code::GatewayClientForbidden,
+            (Self::RequestInvalid | Self::HeadTooLarge | Self::HeadTimeout, _) => {
+                Code::GatewayRequestInvalid
             }
-            (Self::SecretMissing, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GenericWebhookSecretMissing
-            }
-            (Self::ProviderAuth, Cloud | SelfHosted | WebhookOnly) => Code::ProviderAuthRequired,
-            (Self::Unauthenticated, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GatewayClientUnauthenticated
-            }
-            (Self::ClientForbidden, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GatewayClientForbidden
-            }
-            (
-                Self::RequestInvalid | Self::HeadTooLarge | Self::HeadTimeout,
-                Cloud | SelfHosted | WebhookOnly,
-            ) => Code::GatewayRequestInvalid,
-            (Self::Overloaded, Cloud | SelfHosted | WebhookOnly) => Code::GatewayOverloaded,
-            (Self::Draining, Cloud | SelfHosted | WebhookOnly) => Code::GatewayDraining,
+            (Self::Overloaded, _) => Code::GatewayOverloaded,
+            (Self::Draining, _) => Code::GatewayDraining,
         }
     }
 
@@ -145,6 +153,7 @@ impl Failure {
             Self::Unauthenticated => 407,
             Self::RequestInvalid => 400,
             Self::TargetUnknown => 404,
+            Self::IdempotencyConflict | Self::DeliveryInFlight => 409,
             Self::BodyTooLarge => 413,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
@@ -156,8 +165,8 @@ impl Failure {
             | Self::AnswerInvalid
             | Self::TlsInvalid
             | Self::TunnelDown => 502,
-            Self::ConnectBlocked | Self::NoAnswer => 504,
-            Self::Overloaded | Self::Draining => 503,
+            Self::ConnectBlocked | Self::NoAnswer | Self::ReceiverSilent => 504,
+            Self::Overloaded | Self::Draining | Self::ReceiverDown => 503,
         }
     }
 
@@ -171,6 +180,9 @@ impl Failure {
             | Self::AnswerInvalid
             | Self::NoAnswer
             | Self::TunnelDown
+            | Self::ReceiverDown
+            | Self::ReceiverSilent
+            | Self::DeliveryInFlight
             | Self::HeadTimeout
             | Self::Overloaded
             | Self::Draining => true,
@@ -183,6 +195,7 @@ impl Failure {
             | Self::TargetUnknown
             | Self::TlsInvalid
             | Self::SecretMissing
+            | Self::IdempotencyConflict
             | Self::ProviderAuth
             | Self::Unauthenticated
             | Self::ClientForbidden
@@ -194,7 +207,9 @@ impl Failure {
     /// The default `Retry-After`, in whole seconds, where one belongs to the answer.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Overloaded | Self::Draining => Some(Duration::from_secs(1)),
+            Self::Overloaded | Self::Draining | Self::DeliveryInFlight => {
+                Some(Duration::from_secs(1))
+            }
             Self::NotApproved
             | Self::ForbiddenAddress
             | Self::PrivateAddress
@@ -211,6 +226,9 @@ impl Failure {
             | Self::TlsInvalid
             | Self::TunnelDown
             | Self::SecretMissing
+            | Self::ReceiverDown
+            | Self::ReceiverSilent
+            | Self::IdempotencyConflict
             | Self::ProviderAuth
             | Self::Unauthenticated
             | Self::ClientForbidden
@@ -231,6 +249,8 @@ impl Failure {
             | Self::AnswerInvalid
             | Self::NoAnswer
             | Self::TlsInvalid
+            | Self::ReceiverDown
+            | Self::ReceiverSilent
             | Self::ForbiddenAddress
             | Self::PrivateAddress => Owner::Provider,
             Self::NotApproved
@@ -239,6 +259,8 @@ impl Failure {
             | Self::TargetUnknown
             | Self::TunnelDown
             | Self::SecretMissing
+            | Self::IdempotencyConflict
+            | Self::DeliveryInFlight
             | Self::ProviderAuth
             | Self::Unauthenticated
             | Self::ClientForbidden
@@ -532,9 +554,30 @@ causes! {
     BodyTooLarge = "body_too_large", BodyTooLarge, Product, "http_request_error",
         "A body that has to be signed is longer than limits.max_signed_body.",
         "Send a smaller body, or raise limits.max_signed_body.";
+    WebhookFieldRepeated = "webhook_field_repeated", RequestInvalid, Product, "http_request_error",
+        "A header field of the delivery is there more than once.",
+        "Send the field that the detail names once, or leave it out for the gateway to set.";
+    WebhookBodyAmbiguous = "webhook_body_ambiguous", RequestInvalid, Product, "http_request_error",
+        "The JSON body has a field of the delivery more than once, which receivers read differently.",
+        "Write the field that the detail names once.";
     WebhookFieldInvalid = "webhook_field_invalid", RequestInvalid, Product, "http_request_error",
-        "A field of the delivery is malformed, repeated, off by more than five minutes, or at odds with the body.",
+        "A field of the delivery, in header or body, is not of its form.",
         "Correct the field that the detail names, or leave it out for the gateway to set.";
+    WebhookFieldsDiffer = "webhook_fields_differ", RequestInvalid, Product, "http_request_error",
+        "Header and body of the delivery name different keys, timestamps or nonces.",
+        "Name the same value in both places that the detail names, or leave one out.";
+    WebhookTimestampOff = "webhook_timestamp_off", RequestInvalid, Product, "http_request_error",
+        "The delivery's own timestamp is more than five minutes off the gateway's clock.",
+        "See that the sender's clock is right, and make the timestamp anew for each attempt.";
+    IdempotencyConflict = "idempotency_conflict", IdempotencyConflict, Product, "http_request_denied",
+        "The idempotency key was used within 24 hours with another method, URL or body.",
+        "Use a new idempotency key for a new delivery.";
+    DeliveryInFlight = "delivery_in_flight", DeliveryInFlight, Product, "http_request_denied",
+        "The same delivery is under way on another connection.",
+        "Wait for it to end, then ask again with the same key.";
+    ReceiverBackingOff = "receiver_backing_off", ReceiverDown, Customer, "destination_unavailable",
+        "The receiver kept failing and is left alone for a while; nothing was sent.",
+        "Mend the receiver; the gateway tries it again after Retry-After.";
     RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";

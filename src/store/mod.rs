@@ -1,5 +1,7 @@
 //! What survives a restart, in SQLite.
 
+pub mod deliveries;
+
 use std::{path::Path, time::Duration};
 
 use sqlx::{
