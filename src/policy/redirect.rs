@@ -77,6 +77,7 @@ fn origin_of(text: &str) -> Option<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::DeploymentMode;
     use crate::target::tests::target;
 
     fn passes(redirects: Redirects, status: u16, location: Option<&str>) -> bool {

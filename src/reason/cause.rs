@@ -85,13 +85,9 @@ impl Failure {
                 Code::SelfHostedAllowlistMissing
             }
             (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
-            (
-                Self::ConnectRefused
-                | Self::FamilyUnavailable
-                | Self::ReceiverDown
-                | Self::ReceiverSilent,
-                SelfHosted,
-            ) => Code::SelfHostedConnectivityBlocked,
+            (Self::ConnectRefused | Self::FamilyUnavailable | Self::ReceiverDown, SelfHosted) => {
+                Code::SelfHostedConnectivityBlocked
+            }
             (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
             (
                 Self::NameUnresolved
@@ -115,7 +111,7 @@ impl Failure {
             (Self::RedirectBlocked, SelfHosted) => Code::SelfHostedBaseUrlUnsafe,
             (Self::RedirectBlocked, Cloud) => Code::ProviderBaseUrlBlocked,
             (Self::RedirectBlocked, WebhookOnly) => Code::GenericWebhookRedirectBlocked,
-            (Self::AnswerInvalid | Self::NoAnswer, SelfHosted) => {
+            (Self::AnswerInvalid | Self::NoAnswer | Self::ReceiverSilent, SelfHosted) => {
                 Code::SelfHostedConnectivityBlocked
             }
             (Self::TlsInvalid, SelfHosted) => Code::SelfHostedTlsInvalid,
