@@ -30,7 +30,7 @@ use crate::{
     sightings::Sightings,
     target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
-    tls::{Alpn, Outbound, Protocol, TlsError, Watched},
+    tls::{Alpn, Outbound, Protocol, TlsError, TlsFacts, Watched},
 };
 
 /// Everything that leads out, for one configuration.
@@ -83,8 +83,15 @@ pub struct Upstream {
 pub struct Ready {
     /// The stream: plain only where the target allows it.
     pub stream: Stream,
+    /// What TLS agreed on, where it is TLS.
+    pub facts: Option<TlsFacts>,
+}
+
+impl Ready {
     /// Whether HTTP/2 was agreed on.
-    pub http2: bool,
+    pub fn http2(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.alpn == Some(Protocol::Http2))
+    }
 }
 
 /// Plain or secured.
@@ -188,7 +195,7 @@ impl Egress {
     ) -> Result<Ready, Refusal> {
         let Upstream { stream, address } = upstream;
         if target.base.origin.scheme == Scheme::Http {
-            return Ok(Ready { stream: Stream::Plain(stream), http2: false });
+            return Ok(Ready { stream: Stream::Plain(stream), facts: None });
         }
         let tls = self.tls.config_for(&target.id, target.tls.as_deref()).map_err(|error| {
             Refusal::new(Cause::TlsSettings, format!("target {}: {error}", target.id))
@@ -201,8 +208,7 @@ impl Egress {
         let secured = result.map_err(|error| {
             Refusal::new(Cause::from(&error.cause), format!("{address}: {error}"))
         })?;
-        let http2 = secured.facts.alpn == Some(Protocol::Http2);
-        Ok(Ready { stream: Stream::Tls(Box::new(secured.stream)), http2 })
+        Ok(Ready { stream: Stream::Tls(Box::new(secured.stream)), facts: Some(secured.facts) })
     }
 
     async fn addresses_of(

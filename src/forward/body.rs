@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -27,6 +27,8 @@ pub struct Progress {
     began: Instant,
     bytes: AtomicU64,
     last_ms: AtomicU64,
+    /// More of the body is wanted, and the client has not sent it.
+    starved: AtomicBool,
 }
 
 impl Progress {
@@ -36,6 +38,7 @@ impl Progress {
             began: Instant::now(),
             bytes: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
         })
     }
 
@@ -44,8 +47,17 @@ impl Progress {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Time since the last byte went out, or since the beginning.
+    /// The request begins to go out now: what came before is no time of the target's.
+    pub fn begin(&self) {
+        self.moved(0);
+    }
+
+    /// Time for which the target owes something: since the last byte went out, or since the
+    /// beginning. While the client owes more of the body it is none.
     pub fn quiet_for(&self) -> Duration {
+        if self.starved.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(last)
     }
@@ -94,9 +106,11 @@ impl Body for RequestBody {
             Kind::Streaming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
         };
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.progress.moved(frame.data_ref().map_or(0, Bytes::remaining));
+        if let Poll::Ready(frame) = &polled {
+            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            self.progress.moved(data.map_or(0, Bytes::remaining));
         }
+        self.progress.starved.store(polled.is_pending(), Ordering::Relaxed);
         polled
     }
 

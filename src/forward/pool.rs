@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -30,15 +30,35 @@ const IDLE_PER_TARGET_MAX: usize = 64;
 pub enum Sender {
     /// One request at a time.
     Http1(http1::SendRequest<RequestBody>),
-    /// Many; shared by cloning.
-    Http2(http2::SendRequest<RequestBody>),
+    /// Many; shared by cloning. The second tells which connection it is.
+    Http2(http2::SendRequest<RequestBody>, Arc<()>),
 }
 
 impl Sender {
+    /// A new connection that many share.
+    pub fn http2(sender: http2::SendRequest<RequestBody>) -> Self {
+        Self::Http2(sender, Arc::default())
+    }
+
+    /// Waits until another request can be sent.
+    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender, _) => sender.ready().await,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Http2(_, one), Self::Http2(_, other)) => Arc::ptr_eq(one, other),
+            (Self::Http1(_), _) | (_, Self::Http1(_)) => false,
+        }
+    }
+
     fn is_closed(&self) -> bool {
         match self {
             Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+            Self::Http2(sender, _) => sender.is_closed(),
         }
     }
 }
@@ -77,8 +97,8 @@ impl Pool {
         // The one used last: the others get old and are closed, as the load allows.
         let found = match idle.last().map(|one| &one.sender) {
             None => None,
-            Some(Sender::Http2(shared)) => {
-                let shared = Sender::Http2(shared.clone());
+            Some(Sender::Http2(shared, which)) => {
+                let shared = Sender::Http2(shared.clone(), Arc::clone(which));
                 idle.last().map(|one| (one.address, shared))
             }
             Some(Sender::Http1(_)) => idle.pop().map(|one| (one.address, one.sender)),
@@ -96,7 +116,9 @@ impl Pool {
         }
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = by_target.entry(target.clone()).or_default();
-        if idle.len() < IDLE_PER_TARGET_MAX {
+        if let Some(shared) = idle.iter_mut().find(|one| one.sender.is_same(&sender)) {
+            shared.since = Instant::now();
+        } else if idle.len() < IDLE_PER_TARGET_MAX {
             idle.push(Idle { address, generation, since: Instant::now(), sender });
         }
     }

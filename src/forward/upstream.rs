@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, Uri, header::HOST};
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     client::conn::{TrySendError, http1, http2},
     rt::Executor,
 };
@@ -21,7 +24,7 @@ use crate::{
     reason::{Cause, Refusal},
     record::Record,
     target::Target,
-    tls::Alpn,
+    tls::{Alpn, TlsError, TlsFacts},
 };
 
 /// Connections to targets, and the tasks that drive them.
@@ -104,15 +107,17 @@ impl Upstreams {
                 self.pool.take(&target.id, errand.pinned.vetted().addresses(), errand.generation)
             {
                 record.pinned = Some(address);
-                match attempt(errand, address, sender, request, progress).await {
+                let kept = Connection { address, sender, fresh: false, facts: None };
+                match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
                     Err(Failed::Unsent(unsent)) => request = unsent,
                     Err(Failed::Refused(refusal)) => return Err(refusal),
                 }
             }
         }
-        let (address, sender) = self.open(errand, record).await?;
-        match attempt(errand, address, sender, request, progress).await {
+        let opened = self.open(errand, record).await?;
+        let address = opened.address;
+        match attempt(errand, opened, request, progress).await {
             Ok(answered) => Ok(answered),
             Err(Failed::Refused(refusal)) => Err(refusal),
             Err(Failed::Unsent(_)) => {
@@ -122,11 +127,7 @@ impl Upstreams {
         }
     }
 
-    async fn open(
-        &self,
-        errand: &Errand<'_>,
-        record: &mut Record,
-    ) -> Result<(SocketAddr, Sender), Refusal> {
+    async fn open(&self, errand: &Errand<'_>, record: &mut Record) -> Result<Connection, Refusal> {
         let upstream = errand.egress.connect(errand.pinned, record).await?;
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
@@ -134,12 +135,12 @@ impl Upstreams {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
-        let sender = if ready.http2 {
+        let sender = if ready.http2() {
             self.open_http2(ready.stream).await.map_err(failed)?
         } else {
             self.open_http1(ready.stream).await.map_err(failed)?
         };
-        Ok((address, sender))
+        Ok(Connection { address, sender, fresh: true, facts: ready.facts })
     }
 
     async fn open_http1(&self, stream: Stream) -> hyper::Result<Sender> {
@@ -169,7 +170,7 @@ impl Upstreams {
                 tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
             }
         });
-        Ok(Sender::Http2(sender))
+        Ok(Sender::http2(sender))
     }
 }
 
@@ -186,35 +187,45 @@ where
     }
 }
 
+/// A connection on which one request is tried.
+struct Connection {
+    address: SocketAddr,
+    sender: Sender,
+    /// Not out of the pool.
+    fresh: bool,
+    /// What TLS agreed on; of a new connection only.
+    facts: Option<TlsFacts>,
+}
+
 enum Failed {
     /// Nothing of it had left.
     Unsent(Request<RequestBody>),
     Refused(Refusal),
 }
 
-/// How long a connection out of the pool may take to say that it is ready.
+/// How long a connection out of the pool may take to say that it is ready; a new one has as long as
+/// an answer.
 const READY_TIMEOUT: Duration = Duration::from_millis(20);
 
 async fn attempt(
     errand: &Errand<'_>,
-    address: SocketAddr,
-    mut sender: Sender,
+    connection: Connection,
     mut request: Request<RequestBody>,
     progress: &Progress,
 ) -> Result<Answered, Failed> {
+    let Connection { address, mut sender, fresh, facts } = connection;
+    let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
+    if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+        return Err(Failed::Unsent(request));
+    }
+    progress.begin();
     let origin = &errand.target.base.origin;
     let sent = match &mut sender {
         Sender::Http1(http1) => {
-            if !matches!(tokio::time::timeout(READY_TIMEOUT, http1.ready()).await, Ok(Ok(()))) {
-                return Err(Failed::Unsent(request));
-            }
             address_http1(&mut request, origin);
             in_time(errand, progress, http1.try_send_request(request)).await
         }
-        Sender::Http2(http2) => {
-            if !matches!(tokio::time::timeout(READY_TIMEOUT, http2.ready()).await, Ok(Ok(()))) {
-                return Err(Failed::Unsent(request));
-            }
+        Sender::Http2(http2, _) => {
             address_http2(&mut request, origin);
             in_time(errand, progress, http2.try_send_request(request)).await
         }
@@ -223,7 +234,7 @@ async fn attempt(
         Some(Ok(response)) => Ok(Answered { response, address, sender }),
         Some(Err(mut error)) => Err(match error.take_message() {
             Some(unsent) => Failed::Unsent(unsent),
-            None => Failed::Refused(refusal(address, error.error())),
+            None => Failed::Refused(refusal(address, error.error(), facts.as_ref())),
         }),
         None => {
             let limit = errand.response_timeout;
@@ -255,6 +266,14 @@ async fn in_time(
 /// Origin-form, with the target's own `Host` (RFC 9112, section 3.2.1).
 fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = http::Version::HTTP_11;
+    // Absolute where it was meant for HTTP/2 at first.
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+    let headers = request.headers();
+    if !request.body().is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+        // Said here, as hyper sends GET and HEAD without their body otherwise.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Ok(host) = HeaderValue::from_str(&authority(origin)) {
         request.headers_mut().insert(HOST, host);
     }
@@ -264,6 +283,7 @@ fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = http::Version::HTTP_2;
     request.headers_mut().remove(HOST);
+    request.headers_mut().remove(TRANSFER_ENCODING);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let uri = format!("{}://{}{path}", origin.scheme.as_str(), authority(origin));
     if let Ok(uri) = uri.parse::<Uri>() {
@@ -280,7 +300,11 @@ fn authority(origin: &Origin) -> String {
     }
 }
 
-fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {
+fn refusal(address: SocketAddr, error: &hyper::Error, facts: Option<&TlsFacts>) -> Refusal {
+    // In TLS 1.3 a target refuses a client certificate after the handshake.
+    if let Some(tls) = facts.and_then(|facts| TlsError::after_handshake(error, facts)) {
+        return Refusal::new(Cause::from(&tls), format!("{address}: {tls}"));
+    }
     let cause = if error.is_user() {
         Cause::RequestBodyBroken
     } else if error.is_parse() || error.is_parse_too_large() {

@@ -169,10 +169,16 @@ impl Gateway {
             if let Some(delivery) = &mut delivery {
                 delivery.sending();
             }
+            let progress = Arc::clone(&outgoing.progress);
+            let upgrades = outgoing.upgrades;
             let answered = self.send(view, &permit, &pinned, outgoing, record).await?;
             let (status, headers) = (answered.response.status(), answered.response.headers());
             if let Some(delivery) = &mut delivery {
                 delivery.answered(status, headers);
+            }
+            if status == StatusCode::SWITCHING_PROTOCOLS && !upgrades {
+                let detail = "the target switched protocols without being asked to";
+                return Err(Refusal::new(Cause::ResponseInvalid, detail));
             }
             let location = headers.get(LOCATION).map(http::HeaderValue::as_bytes);
             policy::redirect(target, status, location)?;
@@ -183,7 +189,8 @@ impl Gateway {
                 None => HeaderMap::new(),
             };
             let target = Arc::clone(target);
-            Ok(Passed::Answer(Box::new(Carried { answered, fields, mode, target, slots })))
+            let carried = Carried { answered, fields, mode, progress, target, slots };
+            Ok(Passed::Answer(Box::new(carried)))
         };
         result.await.map_err(|refusal: Refusal| {
             let mut refusal = refusal.about(target.about(&view.egress_ips));
@@ -387,6 +394,7 @@ struct Carried {
     /// What a delivery's answer gets.
     fields: HeaderMap,
     mode: Mode,
+    progress: Arc<Progress>,
     target: Arc<Target>,
     slots: (Slot<String>, Slot<TargetId>),
 }
@@ -421,9 +429,10 @@ impl Carried {
         head.headers.extend(self.fields);
         let bytes =
             |direction| gateway.metrics.bytes.with_label_values(&[self.mode.as_str(), direction]);
-        bytes("to_target").inc_by(record.to_target);
         let watch = RelayWatch {
             record,
+            progress: self.progress,
+            to_target: bytes("to_target"),
             to_client: bytes("to_client"),
             kept: Some((Arc::clone(gateway.upstreams.pool()), address, view.generation, sender)),
             target: self.target.id.clone(),
@@ -437,6 +446,9 @@ impl Carried {
 /// Keeps the record of a relayed request open for as long as its answer flows.
 struct RelayWatch {
     record: Record,
+    /// Of the request's body, which may still flow when the answer does.
+    progress: Arc<Progress>,
+    to_target: IntCounter,
     to_client: IntCounter,
     kept: Option<(Arc<Pool>, std::net::SocketAddr, u64, Sender)>,
     target: TargetId,
@@ -460,5 +472,12 @@ impl Watch for RelayWatch {
     fn broke(&mut self, word: &'static str) {
         self.record.end = Some(word);
         self.kept = None;
+    }
+}
+
+impl Drop for RelayWatch {
+    fn drop(&mut self) {
+        self.record.to_target = self.progress.bytes();
+        self.to_target.inc_by(self.record.to_target);
     }
 }

@@ -14,7 +14,11 @@ type Change = fn(&mut Target);
 type Row<'a> = (&'a Permit, &'a [&'a str], Option<Class>, Result<usize, Cause>);
 
 fn destination() -> Destination {
-    Destination { authority: Authority::parse("jira.acme.example:443").unwrap(), hint: None }
+    Destination {
+        authority: Authority::parse("jira.acme.example:443").unwrap(),
+        hint: None,
+        resource: None,
+    }
 }
 
 fn permitted(target: Target) -> Result<Permit, Refusal> {

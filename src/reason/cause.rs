@@ -574,7 +574,7 @@ causes! {
     ReceiverBackingOff = "receiver_backing_off", ReceiverDown, Customer, "destination_unavailable",
         "The receiver kept failing and is left alone for a while; nothing was sent.",
         "Mend the receiver; the gateway tries it again after Retry-After.";
-    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_response_status",
+    RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";
     // inside a CONNECT tunnel

@@ -39,6 +39,8 @@ mod dns;
 mod lifecycle;
 mod limits;
 mod policy;
+mod relay;
 mod smuggling;
 mod sni;
 mod telemetry;
+mod webhook;

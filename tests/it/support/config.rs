@@ -1,6 +1,9 @@
 //! A gateway configuration, built up in a test.
 
-use super::lab::{EGRESS, NAMESERVER};
+use super::{
+    lab::{EGRESS, NAMESERVER},
+    tls::Ca,
+};
 use std::path::Path;
 
 /// A configuration in the making; every step gives a new one.
@@ -81,6 +84,12 @@ impl Config {
             "id = \"{id}\"\nprovider_key = \"jira_data_center\"\n\
              deployment_mode = \"self-hosted\"\nbase_url = {base_url}\n{fields}"
         ))
+    }
+
+    /// Trusts this authority's certificates besides the system's.
+    pub(crate) fn trusting(self, ca: &Ca) -> Self {
+        let files = toml::Value::Array(vec![ca.file.display().to_string().into()]);
+        self.set("tls.extra_roots", files)
     }
 
     /// Adds GitHub's cloud, `https://api.github.com`, as a target.

@@ -3,7 +3,7 @@
 use super::{
     config::Config,
     eventually,
-    http::{Conn, Reply, connect_head},
+    http::{Conn, Reply, connect_head, request_head},
     lab::Lab,
     metrics::Metrics,
     refusal,
@@ -127,6 +127,30 @@ impl Gateway {
         conn.send(bytes).await;
         let reply = conn.reply().await;
         Exchange { conn, reply }
+    }
+
+    /// Sends a request without a body on a fresh connection, and reads the answer.
+    pub(crate) async fn get(&self, url: &str) -> Reply {
+        self.fetch("GET", url, &[], b"").await
+    }
+
+    /// Sends a request on a fresh connection, and reads the answer.
+    pub(crate) async fn fetch(
+        &self,
+        method: &str,
+        url: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        self.ask([request_head(method, url, fields, body.len()).as_bytes(), body].concat())
+            .await
+            .reply
+    }
+
+    /// Sends a request that must be refused in exactly this way; see [`refusal::assert_refused`].
+    pub(crate) async fn refuse_get(&self, url: &str, expected: (u16, &str, &str)) -> Event {
+        let reply = self.get(url).await;
+        self.assert_refused(&reply, expected).await
     }
 
     /// Opens a tunnel that must be allowed.

@@ -62,7 +62,13 @@ impl H2 {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         });
         let fields = fields.collect();
-        Err(Reply { status: head.status.as_u16(), reason: String::new(), fields, body })
+        Err(Reply {
+            status: head.status.as_u16(),
+            reason: String::new(),
+            fields,
+            body,
+            trailers: Vec::new(),
+        })
     }
 
     /// Sends a CONNECT and does not wait for its answer.

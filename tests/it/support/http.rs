@@ -60,6 +60,35 @@ pub(crate) struct Reply {
     pub(crate) fields: Vec<(String, String)>,
     /// The body; empty for a 2xx to CONNECT.
     pub(crate) body: Vec<u8>,
+    /// What followed a chunked body, names in lower case.
+    pub(crate) trailers: Vec<(String, String)>,
+}
+
+/// A request, as it came to a receiver.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    /// `GET /path HTTP/1.1`.
+    pub(crate) line: String,
+    /// Field names in lower case, values as they came.
+    pub(crate) fields: Vec<(String, String)>,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+    /// What followed a chunked body, names in lower case.
+    pub(crate) trailers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The value of a field, by its lower-case name.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All field names, sorted.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
 }
 
 impl Conn {
@@ -130,6 +159,25 @@ impl Conn {
 
     /// Reads one answer, or says why there is none.
     pub(crate) async fn try_reply(&mut self) -> io::Result<Reply> {
+        let mut reply = self.try_reply_head().await?;
+        let bodiless = matches!(reply.status, 101 | 204 | 304);
+        if bodiless {
+            return Ok(reply);
+        }
+        if reply.field("transfer-encoding").is_some() {
+            (reply.body, reply.trailers) = self.chunks().await?;
+        } else if let Some(length) = reply.field("content-length") {
+            reply.body = self.try_take(length.parse().unwrap()).await?;
+        }
+        Ok(reply)
+    }
+
+    /// Reads the head of an answer: one to HEAD has no more, whatever it says.
+    pub(crate) async fn reply_head(&mut self) -> Reply {
+        super::within("the answer's arrival", self.try_reply_head()).await.unwrap()
+    }
+
+    async fn try_reply_head(&mut self) -> io::Result<Reply> {
         let head = self.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Response::new(&mut fields);
@@ -138,18 +186,13 @@ impl Conn {
             let value = String::from_utf8_lossy(field.value).into_owned();
             (field.name.to_ascii_lowercase(), value)
         });
-        let mut reply = Reply {
+        Ok(Reply {
             status: parsed.code.unwrap(),
             reason: parsed.reason.unwrap_or_default().to_owned(),
             fields: fields.collect(),
             body: Vec::new(),
-        };
-        if reply.field("transfer-encoding").is_some() {
-            reply.body = self.chunks().await?;
-        } else if let Some(length) = reply.field("content-length") {
-            reply.body = self.try_take(length.parse().unwrap()).await?;
-        }
-        Ok(reply)
+            trailers: Vec::new(),
+        })
     }
 
     /// Reads exactly this many bytes.
@@ -185,6 +228,26 @@ impl Conn {
         Ok(Some(String::from_utf8_lossy(line).into_owned()))
     }
 
+    /// At a receiver: the next request, with its body; nothing when the connection ended before it.
+    pub(crate) async fn request(&mut self) -> io::Result<Option<Request>> {
+        let Some(mut request) = self.request_head().await? else { return Ok(None) };
+        if request.field("transfer-encoding").is_some() {
+            (request.body, request.trailers) = self.chunks().await?;
+        } else if let Some(length) = request.field("content-length") {
+            request.body = self.try_take(length.parse().unwrap()).await?;
+        }
+        Ok(Some(request))
+    }
+
+    /// At a receiver: the next request without its body, which is still to be read.
+    pub(crate) async fn request_head(&mut self) -> io::Result<Option<Request>> {
+        let Some(head) = self.head().await? else { return Ok(None) };
+        let head = String::from_utf8_lossy(&head);
+        let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
+        let line = lines.next().unwrap_or_default().to_owned();
+        Ok(Some(Request { line, fields: lines.map(field).collect(), ..Request::default() }))
+    }
+
     async fn try_take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.ahead.len() < length {
             if self.fill().await? == 0 {
@@ -211,24 +274,35 @@ impl Conn {
         }
     }
 
-    async fn chunks(&mut self) -> io::Result<Vec<u8>> {
-        let mut body = Vec::new();
+    async fn chunks(&mut self) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+        let (mut body, mut trailers) = (Vec::new(), Vec::new());
         loop {
-            let line = loop {
-                if let Some(at) = find(&self.ahead, b"\r\n") {
-                    break self.try_take(at + 2).await?;
-                }
-                if self.fill().await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            };
-            let size = String::from_utf8_lossy(&line);
+            let size = self.line().await?;
             let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
-            let chunk = self.try_take(size + 2).await?;
             if size == 0 {
-                return Ok(body);
+                break;
             }
+            let chunk = self.try_take(size + 2).await?;
             body.extend_from_slice(&chunk[..size]);
+        }
+        loop {
+            let line = self.line().await?;
+            if line.is_empty() {
+                return Ok((body, trailers));
+            }
+            trailers.push(field(&line));
+        }
+    }
+
+    async fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = find(&self.ahead, b"\r\n") {
+                let line = self.try_take(at + 2).await?;
+                return Ok(String::from_utf8_lossy(&line[..at]).into_owned());
+            }
+            if self.fill().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
     }
 
@@ -300,6 +374,32 @@ pub(crate) fn connect_head(authority: &str, fields: &[(&str, &str)]) -> String {
     head + "\r\n"
 }
 
+/// The head of a request for the relay: `Host` as the URL has it, or the loopback address, and a
+/// length where there is a body or the method wants one.
+pub(crate) fn request_head(
+    method: &str,
+    url: &str,
+    fields: &[(&str, &str)],
+    length: usize,
+) -> String {
+    let host = url
+        .split_once("://")
+        .map_or("127.0.0.1", |(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
+    for (name, value) in fields {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if length > 0 {
+        head.push_str(&format!("Content-Length: {length}\r\n"));
+    }
+    head + "\r\n"
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+fn field(line: &str) -> (String, String) {
+    let (name, value) = line.split_once(':').unwrap_or((line, ""));
+    (name.to_ascii_lowercase(), value.trim().to_owned())
 }

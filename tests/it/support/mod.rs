@@ -8,6 +8,7 @@ pub(crate) mod h2;
 pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod metrics;
+pub(crate) mod origin;
 pub(crate) mod receiver;
 pub(crate) mod refusal;
 pub(crate) mod tls;

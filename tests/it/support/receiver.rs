@@ -158,6 +158,11 @@ impl Receiver {
 }
 
 impl Guest {
+    /// The connection itself; what is read from now on is not noted.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// The next bytes; nothing once the other side is through.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 64 * 1024];

@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::{
     path::{Path, PathBuf},
@@ -52,6 +52,32 @@ impl Ca {
         self.sign(&names[0], &params)
     }
 
+    /// A server's identity with changes.
+    pub(crate) fn server_with(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
+        let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(owned).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
+        self.sign(names[0], &params)
+    }
+
+    /// An authority below this one.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let file = self.dir.join(format!("{name}.pem"));
+        std::fs::write(&file, certificate.pem()).unwrap();
+        let certificate = certificate.der().clone();
+        Self { dir: self.dir.clone(), certificate, issuer: Issuer::new(params, key), file }
+    }
+
     /// A client's identity with this URI as its subject alternative name.
     pub(crate) fn client(&self, uri: &str) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -94,7 +120,27 @@ impl Ca {
 impl Identity {
     /// A server's TLS settings with this identity.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        self.server_config_with(&[])
+    }
+
+    /// The same, choosing among these protocols inside TLS.
+    pub(crate) fn server_config_with(&self, alpn: &[&str]) -> Arc<ServerConfig> {
         let builder = ServerConfig::builder().with_no_client_auth();
-        Arc::new(builder.with_single_cert(self.chain.clone(), self.key.clone_key()).unwrap())
+        let mut config =
+            builder.with_single_cert(self.chain.clone(), self.key.clone_key()).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
+    /// A server's TLS settings that want a client certificate of this authority.
+    pub(crate) fn server_config_for(&self, clients: &Ca, alpn: &[&str]) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.certificate.clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let builder = ServerConfig::builder().with_client_cert_verifier(verifier);
+        let mut config =
+            builder.with_single_cert(self.chain.clone(), self.key.clone_key()).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 }
