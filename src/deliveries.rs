@@ -195,9 +195,10 @@ impl Deliveries {
         breakers.retain(|id, _| is_target(id));
     }
 
-    /// Has an attempt written some time soon.
-    pub fn note(&self, attempt: Attempt, known: Option<KnownKey>, marker: Option<Marker>) {
-        let job = Job { attempt, known, written: None, marker };
+    /// Has an attempt written some time soon. Nobody has to wait for it: until then its key is only
+    /// not known to stand for anything.
+    pub fn note(&self, attempt: Attempt, known: Option<KnownKey>) {
+        let job = Job { attempt, known, written: None, marker: None };
         if let Err(error) = self.queue.try_send(job) {
             tracing::error!(%error, "an attempt at a delivery is not recorded");
         }

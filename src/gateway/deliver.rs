@@ -270,6 +270,10 @@ impl<'a> Delivery<'a> {
             Some(went(status))
         });
         self.seen &= may_have_been_seen(failure);
+        if let Some(wait) = refusal.retry_after {
+            // Said by whoever refused.
+            let _seconds = self.attempt.retry_after_seconds.get_or_insert(wait.as_secs());
+        }
         let back_off = self.note(&End {
             status: status_of(failure),
             code: Some(refusal.code()),
@@ -278,9 +282,6 @@ impl<'a> Delivery<'a> {
         });
         if back_off.is_some() {
             refusal.retry_after = back_off;
-        } else if let Some(wait) = refusal.retry_after {
-            // Said by whoever refused.
-            let _seconds = self.attempt.retry_after_seconds.get_or_insert(wait.as_secs());
         }
     }
 
@@ -288,7 +289,8 @@ impl<'a> Delivery<'a> {
     fn note(&mut self, end: &End) -> Option<Duration> {
         let back_off = self.conclude(end);
         let known = self.seen.then(|| self.known(None)).flatten();
-        self.gateway.deliveries.note(self.attempt.clone(), known, self.marker.take());
+        self.gateway.deliveries.note(self.attempt.clone(), known);
+        self.marker = None;
         back_off
     }
 

@@ -127,6 +127,7 @@ impl Gateway {
             Ok(Passed::Answer(carried)) => carried.into_response(self, &view, record, switch),
             Ok(Passed::Replay(replay)) => {
                 record.allowed(replay.status().as_u16());
+                record.end = Some("closed");
                 replay.into_response()
             }
             Err(refusal) => refuse(&view, refusal, record).into_response().map(ResponseBody::own),

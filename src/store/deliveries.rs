@@ -136,7 +136,7 @@ impl Store {
         .bind(target_id)
         .bind(key)
         .bind(before(now, KEY_AGE_MAX))
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(KnownKey {
@@ -155,7 +155,7 @@ impl Store {
             sqlx::query("SELECT * FROM deliveries WHERE target_id = ?1 ORDER BY seq DESC LIMIT ?2")
                 .bind(target_id)
                 .bind(limit)
-                .fetch_all(&self.pool)
+                .fetch_all(&self.readers)
                 .await?;
         rows.iter().map(attempt).collect()
     }
