@@ -74,6 +74,23 @@ pub struct AskedUrl {
     pub hint: Option<TargetId>,
 }
 
+impl AskedUrl {
+    /// What the URL means where it names the gateway itself: `/targets/{id}/{path}`. Any other URL
+    /// stays what it is.
+    ///
+    /// # Errors
+    /// `target_unknown`.
+    pub fn on_the_gateway(self) -> Result<Asked, Refusal> {
+        match self.resource.path.strip_prefix("/targets/") {
+            None => Ok(Asked::Url(self)),
+            Some(rest) => {
+                let query = self.resource.query.map(|query| format!("?{query}"));
+                by_id(&format!("{rest}{}", query.unwrap_or_default()))
+            }
+        }
+    }
+}
+
 impl Asked {
     /// Reads the target and the fields of a request that is no CONNECT.
     ///

@@ -7,11 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
+use h2::RecvStream;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -69,6 +70,51 @@ impl Progress {
     }
 }
 
+/// A body as a client sends it.
+#[derive(Debug)]
+pub enum ClientBody {
+    /// Over HTTP/1.
+    Http1(Incoming),
+    /// Over HTTP/2.
+    Http2(RecvStream),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let stream = match self.get_mut() {
+            Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Http2(stream) => stream,
+        };
+        if let Some(data) = ready!(stream.poll_data(cx)).transpose()? {
+            // Whoever polls takes it, so there is room for as much again.
+            stream.flow_control().release_capacity(data.len())?;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let trailers = ready!(stream.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(fields))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(_) => SizeHint::default(),
+        }
+    }
+}
+
 /// A request's body: as it streams in from the client, or whole where it had to be signed.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -78,13 +124,13 @@ pub struct RequestBody {
 
 #[derive(Debug)]
 enum Kind {
-    Streaming(Incoming),
+    Streaming(ClientBody),
     Whole(Full<Bytes>),
 }
 
 impl RequestBody {
     /// A body that is passed on as it comes.
-    pub fn streaming(body: Incoming, progress: &Arc<Progress>) -> Self {
+    pub fn streaming(body: ClientBody, progress: &Arc<Progress>) -> Self {
         Self { kind: Kind::Streaming(body), progress: Arc::clone(progress) }
     }
 
@@ -103,7 +149,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match &mut self.kind {
-            Kind::Streaming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Kind::Streaming(body) => Pin::new(body).poll_frame(cx),
             Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
         };
         if let Poll::Ready(frame) = &polled {

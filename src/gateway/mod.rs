@@ -5,10 +5,8 @@ mod relay;
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 pub use relay::{RelayRequest, Switch, SwitchSlot};
@@ -43,8 +41,8 @@ pub struct Gateway {
     pub view: ArcSwap<View>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
-    /// Set once the process has begun to stop.
-    pub draining: AtomicBool,
+    /// When the process began to stop, once it has.
+    drain_began: OnceLock<Instant>,
     /// Cancelled when tunnels may not go on any longer.
     pub cut: CancellationToken,
     upstreams: Upstreams,
@@ -54,13 +52,17 @@ pub struct Gateway {
 }
 
 /// What is known of a client's connection besides its requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClientConn {
     /// URI and DNS names of the verified client certificate.
     pub certificate_names: Vec<String>,
-    /// Accepted so shortly before draining began that its first request is still served.
-    pub fresh: bool,
+    /// When it was accepted.
+    pub accepted: Instant,
 }
+
+/// A connection accepted so shortly before draining began, or after, may not have had the time for
+/// its request yet; it is served, so that a take-over refuses nobody.
+const FRESH: Duration = Duration::from_millis(250);
 
 /// A CONNECT request, in either version of HTTP.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +97,7 @@ impl Gateway {
         Self {
             view: ArcSwap::from_pointee(view),
             metrics,
-            draining: AtomicBool::new(false),
+            drain_began: OnceLock::new(),
             cut: CancellationToken::new(),
             upstreams: Upstreams::new(tasks.clone()),
             deliveries,
@@ -175,11 +177,24 @@ impl Gateway {
         refuse(&self.view.load(), refusal, record)
     }
 
+    /// Refuses new requests on connections that are open already, from now on.
+    pub fn begin_draining(&self) {
+        let _first = self.drain_began.set(Instant::now());
+    }
+
+    /// Whether the process has begun to stop.
+    pub fn is_draining(&self) -> bool {
+        self.drain_began.get().is_some()
+    }
+
     fn still_open(&self, from: &ClientConn) -> Result<(), Refusal> {
-        if self.draining.load(Ordering::Acquire) && !from.fresh {
-            return Err(Refusal::new(Cause::Draining, "this process is shutting down"));
+        let fresh_until = from.accepted.checked_add(FRESH);
+        match (self.drain_began.get(), fresh_until) {
+            (Some(began), Some(until)) if until < *began => {
+                Err(Refusal::new(Cause::Draining, "this process is shutting down"))
+            }
+            (Some(_) | None, _) => Ok(()),
         }
-        Ok(())
     }
 
     fn take_slots(

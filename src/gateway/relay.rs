@@ -8,7 +8,7 @@ use http::{
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
 use sha2::{Digest as _, Sha256};
@@ -25,7 +25,7 @@ use crate::{
     egress::Pinned,
     forward::{
         ahead::Ahead,
-        body::{Progress, RequestBody, ResponseBody, Watch},
+        body::{ClientBody, Progress, RequestBody, ResponseBody, Watch},
         connect::{ClientStream, Terms, tunnel},
         fields,
         pool::{Pool, Sender},
@@ -52,15 +52,15 @@ pub struct RelayRequest<'a> {
     target: String,
     method: Method,
     headers: HeaderMap,
-    body: Incoming,
+    body: ClientBody,
     read_at: Instant,
     /// Where a switch of protocols is left for the connection; `None` where there can be none.
     switch: Option<&'a SwitchSlot>,
 }
 
 impl<'a> RelayRequest<'a> {
-    /// A request as hyper gives it.
-    pub fn new(request: Request<Incoming>, switch: Option<&'a SwitchSlot>) -> Self {
+    /// A request as its connection gives it.
+    pub fn new(request: Request<ClientBody>, switch: Option<&'a SwitchSlot>) -> Self {
         let (head, body) = request.into_parts();
         Self {
             target: head.uri.to_string(),
@@ -70,6 +70,12 @@ impl<'a> RelayRequest<'a> {
             read_at: Instant::now(),
             switch,
         }
+    }
+}
+
+impl RelayRequest<'_> {
+    fn is_http2(&self) -> bool {
+        matches!(self.body, ClientBody::Http2(_))
     }
 }
 
@@ -146,7 +152,13 @@ impl Gateway {
         let asked = Asked::parse(&request.target, &request.headers);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
-        let asked = asked?;
+        let asked = match asked? {
+            // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
+            Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
+                url.on_the_gateway()?
+            }
+            asked => asked,
+        };
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
@@ -280,7 +292,7 @@ fn signer(target: &Target) -> Result<Option<Keys>, Refusal> {
 }
 
 /// Reads a body that has to be signed. One that ends before its declared length is never sent.
-async fn read_whole(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+async fn read_whole(body: ClientBody, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
     let too_large = || {
         let detail = format!("the body is longer than limits.max_signed_body ({limit} bytes)");
         Refusal::new(Cause::BodyTooLarge, detail)

@@ -1,9 +1,6 @@
 //! What `/readyz` asks: can this process do its work right now.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -71,7 +68,7 @@ impl Readiness {
     }
 
     fn draining(&self) -> Check {
-        if self.gateway.draining.load(Ordering::Acquire) {
+        if self.gateway.is_draining() {
             Check::failed("draining", "this process is shutting down")
         } else {
             Check::ok("draining", "no")

@@ -1,3 +1,5 @@
+//! Which texts are read as the same place, and which are refused.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is permitted and vetted, row by row and for all inputs.
+
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;

@@ -85,9 +85,15 @@ impl Failure {
                 Code::SelfHostedAllowlistMissing
             }
             (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
-            (Self::ConnectRefused | Self::FamilyUnavailable | Self::ReceiverDown, SelfHosted) => {
-                Code::SelfHostedConnectivityBlocked
-            }
+            (
+                Self::ConnectRefused
+                | Self::FamilyUnavailable
+                | Self::AnswerInvalid
+                | Self::NoAnswer
+                | Self::ReceiverDown
+                | Self::ReceiverSilent,
+                SelfHosted,
+            ) => Code::SelfHostedConnectivityBlocked,
             (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
             (
                 Self::NameUnresolved
@@ -111,9 +117,6 @@ impl Failure {
             (Self::RedirectBlocked, SelfHosted) => Code::SelfHostedBaseUrlUnsafe,
             (Self::RedirectBlocked, Cloud) => Code::ProviderBaseUrlBlocked,
             (Self::RedirectBlocked, WebhookOnly) => Code::GenericWebhookRedirectBlocked,
-            (Self::AnswerInvalid | Self::NoAnswer | Self::ReceiverSilent, SelfHosted) => {
-                Code::SelfHostedConnectivityBlocked
-            }
             (Self::TlsInvalid, SelfHosted) => Code::SelfHostedTlsInvalid,
             (Self::AnswerInvalid | Self::NoAnswer | Self::TlsInvalid, Cloud) => {
                 Code::ProviderBaseUrlUnreachable

@@ -1,13 +1,6 @@
 //! One client connection: which protocol it speaks, and its requests, until it ends.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::{Method, Request};
@@ -27,7 +20,7 @@ use super::{
     tls::{ServerTls, peer_names},
 };
 use crate::{
-    forward::{connect::ClientStream, linger::last_words},
+    forward::{body::ClientBody, connect::ClientStream, linger::last_words},
     gateway::{ClientConn, ConnectRequest, RelayRequest, SwitchSlot},
     reason::{Cause, Refusal},
 };
@@ -90,10 +83,9 @@ async fn serve_stream<S>(server: &Server, mut stream: S, accepted: Instant, name
 where
     S: ClientStream + Send + 'static,
 {
-    let mut from = ClientConn { certificate_names: names, fresh: false };
+    let from = ClientConn { certificate_names: names, accepted };
     let mut buffer = BytesMut::new();
     let head = read_head(server, &mut stream, &mut buffer).await;
-    from.fresh = server.is_fresh(accepted);
     match head {
         // Boxed, so that a tunnel's task does not carry what only others need.
         Ok(First::Http2) => Box::pin(http2::serve(server, stream, buffer.freeze(), from)).await,
@@ -124,13 +116,10 @@ where
             idle_timeout: limits.idle_timeout,
         }
     };
-    let fresh = AtomicBool::new(from.fresh);
     let switch = SwitchSlot::default();
     let relay = |request: Request<Incoming>| {
-        // Only the first request of a connection can have been under way when draining began.
-        let from = ClientConn { fresh: fresh.swap(false, Ordering::Relaxed), ..from.clone() };
-        let request = RelayRequest::new(request, Some(&switch));
-        async move { server.gateway.relay(&from, request).await }
+        let request = RelayRequest::new(request.map(ClientBody::Http1), Some(&switch));
+        server.gateway.relay(&from, request)
     };
     let ended = http1::serve(stream, first, patience, &server.drain, relay).await;
     let mut stream = ended.stream;
@@ -141,7 +130,6 @@ where
             last_words(&mut stream, &problem.to_http1()).await;
         }
         Stop::Connect(head) => {
-            let from = ClientConn { fresh: false, ..from };
             connect(server, stream, from, &head, ended.early.to_vec()).await;
         }
         Stop::Upgraded => {

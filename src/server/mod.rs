@@ -9,15 +9,11 @@ mod http2;
 pub mod listen;
 pub mod tls;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{gateway::Gateway, telemetry::metrics::Open};
@@ -31,39 +27,20 @@ pub struct Server {
     pub tasks: TaskTracker,
     /// Cancelled when draining begins.
     pub drain: CancellationToken,
-    /// When draining began, for telling fresh connections from old ones.
-    pub drain_began: Arc<std::sync::OnceLock<Instant>>,
     /// Connections open now.
     pub open: Arc<AtomicUsize>,
 }
 
-/// A connection accepted so shortly before draining began that its first request may not have
-/// arrived yet; it is served, so that a take-over refuses nobody.
-const FRESH: Duration = Duration::from_millis(250);
-
 impl Server {
     /// A server for a gateway.
     pub fn new(gateway: Arc<Gateway>, tasks: TaskTracker) -> Self {
-        Self {
-            gateway,
-            tasks,
-            drain: CancellationToken::new(),
-            drain_began: Arc::default(),
-            open: Arc::default(),
-        }
+        Self { gateway, tasks, drain: CancellationToken::new(), open: Arc::default() }
     }
 
     /// Lets open connections end: new requests on them are refused from now on.
     pub fn begin_draining(&self) {
-        let _first = self.drain_began.set(Instant::now());
-        self.gateway.draining.store(true, Ordering::Release);
+        self.gateway.begin_draining();
         self.drain.cancel();
-    }
-
-    fn is_fresh(&self, accepted: Instant) -> bool {
-        self.drain_began
-            .get()
-            .is_none_or(|began| accepted.checked_add(FRESH).is_none_or(|until| *began <= until))
     }
 }
 

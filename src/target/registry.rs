@@ -138,6 +138,12 @@ impl Registry {
         Ok(owners.into_iter().find(|target| preferred(target)).unwrap_or(first))
     }
 
+    /// Whether no target has a URL's host and port.
+    pub fn owns_nothing_at(&self, asked: &AskedUrl) -> bool {
+        let port = asked.port.unwrap_or(asked.scheme.default_port());
+        self.owners(&Authority { host: asked.host.clone(), port }).is_empty()
+    }
+
     fn owners(&self, authority: &Authority) -> &[Arc<Target>] {
         self.by_authority.get(authority).map_or(&[][..], |owners| owners)
     }

@@ -1,3 +1,5 @@
+//! What is signed, what a receiver accepts, and what neither may.
+
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};

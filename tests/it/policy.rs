@@ -163,14 +163,13 @@ fn a_webhook_never_goes_through_connect() {
 #[test]
 fn a_cloud_target_has_the_codes_of_its_mode() {
     lab::run(async |lab| {
-        let receiver = Receiver::echo((PUBLIC, 443));
         lab.dns.addresses("api.github.com", &[PUBLIC]);
         let gateway = lab.gateway(&lab.config().github_cloud("github", "")).await;
-        gateway.tunnel("api.github.com:443").await;
-        receiver.first("a visit", |_| true).await;
-        drop(receiver);
         let unreachable = "PROVIDER_BASE_URL_UNREACHABLE";
         gateway.refuse("api.github.com:443", (502, unreachable, "connect_refused")).await;
+        let receiver = Receiver::echo((PUBLIC, 443));
+        gateway.tunnel("api.github.com:443").await;
+        receiver.first("a visit", |_| true).await;
         lab.dns.addresses("api.github.com", &["127.0.0.1".parse().unwrap()]);
         drop(gateway);
         // A fresh program, without what the first remembers of the name.

@@ -708,7 +708,7 @@ fn a_lookup_that_begins_as_the_program_ends_stops_nothing() {
     let resolver = resolver_with(&[closed_port()], LONG);
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let handle = runtime.handle().clone();
-    runtime.shutdown_background();
+    drop(runtime);
     // a runtime that has ended drops what is spawned on it, there and then
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -1,3 +1,5 @@
+//! Which request heads are read, and which are refused as what.
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 

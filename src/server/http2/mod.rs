@@ -1,0 +1,156 @@
+//! A client connection that speaks HTTP/2: many streams over one socket (RFC 9113).
+//!
+//! Built on h2 itself: hyper's upgraded streams show a reset as an end, and a tunnel has to pass
+//! both on as what they are (section 8.5).
+
+mod connection;
+mod respond;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{Method, Request, Response, header::CONTENT_LENGTH};
+use http_body_util::{Either, Empty};
+use hyper::body::Body;
+use tokio::time::Instant;
+
+use super::Server;
+use crate::{
+    forward::{
+        body::{BodyError, ClientBody},
+        connect::ClientStream,
+    },
+    gateway::{ClientConn, ConnectRequest, RelayRequest},
+    reason::{Cause, Refusal},
+};
+use connection::{Ends, Rules};
+use respond::respond;
+use stream::Stream;
+
+/// Serves the connection to its end. `prefix` are the bytes that showed which protocol it speaks.
+pub(super) async fn serve<S>(server: &Server, stream: S, prefix: Bytes, from: ClientConn)
+where
+    S: ClientStream + Send + 'static,
+{
+    let (rules, stall) = {
+        let limits = &server.gateway.view.load().limits;
+        let (first, idle) = (limits.header_timeout, limits.idle_timeout);
+        (Rules::new(limits.max_header_bytes, first, idle), idle)
+    };
+    let ends = Ends { drain: &server.drain, cut: &server.gateway.cut };
+    let client = Arc::new(Client { server: server.clone(), from, stall });
+    let wire = wire::Wire::new(prefix, stream);
+    connection::run(wire, &rules, ends, &server.tasks, move |request, to| {
+        Arc::clone(&client).answer(request, to)
+    })
+    .await;
+}
+
+/// What the streams of one connection share.
+struct Client {
+    server: Server,
+    from: ClientConn,
+    /// Longest time in which an answer may stand still because the client takes nothing.
+    stall: Duration,
+}
+
+impl Client {
+    /// One stream, from its head to its end.
+    async fn answer(self: Arc<Self>, request: Request<RecvStream>, to: SendResponse<Bytes>) {
+        let read_at = Instant::now();
+        if request.method() == Method::CONNECT {
+            self.connect(request, to, read_at).await;
+        } else {
+            self.other(request, to).await;
+        }
+    }
+
+    async fn connect(
+        &self,
+        request: Request<RecvStream>,
+        mut to: SendResponse<Bytes>,
+        read_at: Instant,
+    ) {
+        let (head, receive) = request.into_parts();
+        let target = match connect_target(&head) {
+            Ok(target) => target,
+            Err(refusal) => {
+                let problem = self.server.gateway.refuse(refusal, Some("CONNECT"), read_at);
+                return self.say(to, &Method::CONNECT, problem.into_response()).await;
+            }
+        };
+        let opened = {
+            let asked = ConnectRequest { target: &target, headers: &head.headers, read_at };
+            // Boxed, so that its memory is given back before the tunnel begins.
+            let decision = Box::pin(self.server.gateway.connect(&self.from, asked));
+            match unless_reset(&mut to, decision).await {
+                Some(opened) => opened,
+                None => return,
+            }
+        };
+        match opened {
+            Ok(tunnel) => {
+                if let Ok(send) = to.send_response(Response::new(()), false) {
+                    tunnel.run(Stream::new(receive, send), Vec::new()).await;
+                }
+            }
+            Err(problem) => self.say(to, &Method::CONNECT, problem.into_response()).await,
+        }
+    }
+
+    /// Every method but CONNECT: for the relay. There is no switching of protocols in HTTP/2.
+    async fn other(&self, request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
+        let method = request.method().clone();
+        let request = RelayRequest::new(request.map(ClientBody::Http2), None);
+        let answer = Box::pin(self.server.gateway.relay(&self.from, request));
+        if let Some(response) = unless_reset(&mut to, answer).await {
+            self.say(to, &method, response).await;
+        }
+    }
+
+    /// Sends an answer; without its body where the method forbids one (RFC 9110, section 9.3.2).
+    async fn say<B>(&self, to: SendResponse<Bytes>, method: &Method, response: Response<B>)
+    where
+        B: Body<Data = Bytes, Error: Into<BodyError>>,
+    {
+        let mut response = response.map(Either::Left);
+        if method == Method::HEAD && !response.body().is_end_stream() {
+            if let Some(length) = response.body().size_hint().exact() {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = Either::Right(Empty::new());
+        }
+        if let Err(error) = respond(to, response, self.stall).await {
+            tracing::debug!(%error, "a client did not take its answer");
+        }
+    }
+}
+
+/// Waits for a decision, but not longer than the client does: when it resets the stream, the
+/// look-ups and connection attempts for it end too.
+async fn unless_reset<T>(
+    to: &mut SendResponse<Bytes>,
+    decision: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        _ = poll_fn(|cx| to.poll_reset(cx)) => None,
+        decided = decision => Some(decided),
+    }
+}
+
+/// `:authority` of a CONNECT request that has neither scheme nor path. One with `:protocol`
+/// (RFC 8441) has both.
+fn connect_target(head: &http::request::Parts) -> Result<String, Refusal> {
+    let uri = &head.uri;
+    if let (Some(authority), None, None) = (uri.authority(), uri.scheme(), uri.path_and_query()) {
+        return Ok(authority.as_str().to_owned());
+    }
+    let detail = "CONNECT takes an authority and nothing else";
+    Err(Refusal::new(Cause::AuthorityInvalid, detail))
+}
