@@ -85,7 +85,7 @@ impl AskedUrl {
             None => Ok(Asked::Url(self)),
             Some(rest) => {
                 let query = self.resource.query.map(|query| format!("?{query}"));
-                by_id(&format!("{rest}{}", query.unwrap_or_default()))
+                by_id(&format!("{rest}{}", query.unwrap_or_default()), self.hint)
             }
         }
     }
@@ -103,7 +103,7 @@ impl Asked {
             return Err(Refusal::new(Cause::RequestTargetInvalid, detail));
         }
         if let Some(rest) = target.strip_prefix("/targets/") {
-            return by_id(rest);
+            return by_id(rest, hint(headers)?);
         }
         let lower = target.get(..8).unwrap_or(target).to_ascii_lowercase();
         let (scheme, length) = if lower.starts_with("https://") {
@@ -130,13 +130,17 @@ impl Asked {
 }
 
 /// `{id}/{path}?{query}`, behind `/targets/`.
-fn by_id(rest: &str) -> Result<Asked, Refusal> {
+fn by_id(rest: &str, hint: Option<TargetId>) -> Result<Asked, Refusal> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (id, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
     let Some(id) = TargetId::parse(id) else {
         let detail = "there is no target of that id: ids are 1 to 64 of a-z, 0-9, `.`, `_`, `-`";
         return Err(Refusal::new(Cause::TargetUnknown, detail));
     };
+    if let Some(other) = hint.filter(|other| *other != id) {
+        let detail = format!("the path names target {id}, X-WebRiskOps-Target {other}");
+        return Err(Refusal::new(Cause::TargetMismatch, detail));
+    }
     let (path, query) = split_query(tail);
     Ok(Asked::ById { id, rest: Resource { path: path.to_owned(), query } })
 }

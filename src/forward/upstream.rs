@@ -1,6 +1,13 @@
 //! One request over one connection to a target: found in the pool, or made.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use http::{
     HeaderValue, Request, Response, Uri,
@@ -12,6 +19,7 @@ use hyper::{
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -24,7 +32,7 @@ use crate::{
     reason::{Cause, Refusal},
     record::Record,
     target::Target,
-    tls::{Alpn, TlsError, TlsFacts},
+    tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
 };
 
 /// Connections to targets, and the tasks that drive them.
@@ -107,7 +115,7 @@ impl Upstreams {
                 self.pool.take(&target.id, errand.pinned.vetted().addresses(), errand.generation)
             {
                 record.pinned = Some(address);
-                let kept = Connection { address, sender, fresh: false, facts: None };
+                let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
                 match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
                     Err(Failed::Unsent(unsent)) => request = unsent,
@@ -135,15 +143,23 @@ impl Upstreams {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
-        let sender = if ready.http2() {
-            self.open_http2(ready.stream).await.map_err(failed)?
-        } else {
-            self.open_http1(ready.stream).await.map_err(failed)?
+        let http2 = ready.http2();
+        let fault = Fault::default();
+        let stream = Noted {
+            stream: ready.stream,
+            facts: ready.facts,
+            answered: false,
+            fault: Arc::clone(&fault),
         };
-        Ok(Connection { address, sender, fresh: true, facts: ready.facts })
+        let sender = if http2 {
+            self.open_http2(stream).await.map_err(failed)?
+        } else {
+            self.open_http1(stream).await.map_err(failed)?
+        };
+        Ok(Connection { address, sender, fresh: true, fault })
     }
 
-    async fn open_http1(&self, stream: Stream) -> hyper::Result<Sender> {
+    async fn open_http1(&self, stream: Noted) -> hyper::Result<Sender> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -156,7 +172,7 @@ impl Upstreams {
         Ok(Sender::Http1(sender))
     }
 
-    async fn open_http2(&self, stream: Stream) -> hyper::Result<Sender> {
+    async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
         let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -193,8 +209,71 @@ struct Connection {
     sender: Sender,
     /// Not out of the pool.
     fresh: bool,
-    /// What TLS agreed on; of a new connection only.
+    fault: Fault,
+}
+
+/// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate, and
+/// refuses it, when the client believes itself ready.
+type Fault = Arc<OnceLock<TlsError>>;
+
+/// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
+/// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
+struct Noted {
+    stream: Stream,
     facts: Option<TlsFacts>,
+    /// Whether the target has said anything.
+    answered: bool,
+    fault: Fault,
+}
+
+impl Noted {
+    fn note(&self, error: &io::Error) {
+        let Some(facts) = &self.facts else { return };
+        // Where the target resets the connection, its alert may be lost.
+        let missing = facts.client_certificate == ClientCertificate::Missing && !self.answered;
+        let fault = TlsError::after_handshake(error, facts)
+            .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
+        if let Some(fault) = fault {
+            // Only the first one counts.
+            let _ = self.fault.set(fault);
+        }
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        this.answered |= buffer.filled().len() > before;
+        Poll::Ready(read.inspect_err(|error| this.note(error)))
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        Poll::Ready(written.inspect_err(|error| this.note(error)))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
+        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }
 
 enum Failed {
@@ -213,10 +292,10 @@ async fn attempt(
     mut request: Request<RequestBody>,
     progress: &Progress,
 ) -> Result<Answered, Failed> {
-    let Connection { address, mut sender, fresh, facts } = connection;
+    let Connection { address, mut sender, fresh, fault } = connection;
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
     if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
-        return Err(Failed::Unsent(request));
+        return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
     }
     progress.begin();
     let origin = &errand.target.base.origin;
@@ -232,9 +311,10 @@ async fn attempt(
     };
     match sent {
         Some(Ok(response)) => Ok(Answered { response, address, sender }),
-        Some(Err(mut error)) => Err(match error.take_message() {
-            Some(unsent) => Failed::Unsent(unsent),
-            None => Failed::Refused(refusal(address, error.error(), facts.as_ref())),
+        Some(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
+            (Some(tls), _) => told(address, tls),
+            (None, Some(unsent)) => Failed::Unsent(unsent),
+            (None, None) => Failed::Refused(refusal(address, error.error())),
         }),
         None => {
             let limit = errand.response_timeout;
@@ -300,11 +380,11 @@ fn authority(origin: &Origin) -> String {
     }
 }
 
-fn refusal(address: SocketAddr, error: &hyper::Error, facts: Option<&TlsFacts>) -> Refusal {
-    // In TLS 1.3 a target refuses a client certificate after the handshake.
-    if let Some(tls) = facts.and_then(|facts| TlsError::after_handshake(error, facts)) {
-        return Refusal::new(Cause::from(&tls), format!("{address}: {tls}"));
-    }
+fn told(address: SocketAddr, tls: &TlsError) -> Failed {
+    Failed::Refused(Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
+}
+
+fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {
     let cause = if error.is_user() {
         Cause::RequestBodyBroken
     } else if error.is_parse() || error.is_parse_too_large() {

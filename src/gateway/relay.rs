@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -193,8 +193,8 @@ impl Gateway {
                 let detail = "the target switched protocols without being asked to";
                 return Err(Refusal::new(Cause::ResponseInvalid, detail));
             }
-            let location = headers.get(LOCATION).map(http::HeaderValue::as_bytes);
-            policy::redirect(target, status, location)?;
+            let locations = headers.get_all(LOCATION).iter().map(HeaderValue::as_bytes);
+            policy::redirect(target, status, locations)?;
             let mut answered = answered.map(Ahead::from);
             let body = answered.response.body_mut();
             let fields = match delivery.take() {

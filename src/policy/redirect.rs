@@ -13,19 +13,22 @@ use crate::{
 ///
 /// # Errors
 /// `redirect_blocked`; the detail names the place's origin at most.
-pub fn redirect(
+pub fn redirect<'a>(
     target: &Target,
     status: StatusCode,
-    location: Option<&[u8]>,
+    locations: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), Refusal> {
-    let Some(location) = location.filter(|_| is_redirect(status)) else {
+    let mut locations = locations.into_iter();
+    let Some(location) = locations.next().filter(|_| is_redirect(status)) else {
         return Ok(());
     };
     let refuse = |place: &str| {
         let detail = format!("target {} redirects to {place}", target.id);
         Err(Refusal::new(Cause::RedirectBlocked, detail))
     };
-    let Some(origin) = place(&target.base, location) else {
+    // Of several, clients take the first, the last, or none.
+    let only = locations.next().is_none();
+    let Some(origin) = place(&target.base, location).filter(|_| only) else {
         return refuse("a place that cannot be read in exactly one way");
     };
     // A signed delivery is for one receiver: it is never sent on.
@@ -160,14 +163,15 @@ mod tests {
         let mut hook = target("a", "https://jira.acme.example/jira");
         hook.mode = DeploymentMode::WebhookOnly;
         hook.redirects = listed();
-        assert!(redirect(&hook, StatusCode::FOUND, Some(b"/x")).is_err());
+        assert!(redirect(&hook, StatusCode::FOUND, [&b"/x"[..]]).is_err());
     }
 
     #[test]
     fn a_refusal_names_no_more_than_the_origin() {
         let target = target("a", "https://jira.acme.example/jira");
-        let refusal = redirect(&target, StatusCode::FOUND, Some(b"https://evil.com/?token=s3cret"))
-            .unwrap_err();
+        let refusal =
+            redirect(&target, StatusCode::FOUND, [&b"https://evil.com/?token=s3cret"[..]])
+                .unwrap_err();
         assert!(refusal.detail.contains("https://evil.com") && !refusal.detail.contains("s3cret"));
     }
 }

@@ -248,7 +248,8 @@ impl Conn {
         Ok(Some(Request { line, fields: lines.map(field).collect(), ..Request::default() }))
     }
 
-    async fn try_take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    /// Reads exactly this many bytes, or says why there are not as many.
+    pub(crate) async fn try_take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.ahead.len() < length {
             if self.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
