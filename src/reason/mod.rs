@@ -6,11 +6,13 @@
 
 mod cause;
 mod code;
+mod failure;
 
 use std::{sync::Arc, time::Duration};
 
-pub use cause::{Cause, Failure};
+pub use cause::Cause;
 pub use code::Code;
+pub use failure::Failure;
 
 /// Who runs the endpoint that a target names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
