@@ -39,7 +39,7 @@ impl Destination {
     pub fn connect(target: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
         let authority = Authority::parse(target)
             .map_err(|fault| Refusal::new(Cause::AuthorityInvalid, fault.to_string()))?;
-        host_agrees(&authority.host, Some(authority.port), headers)?;
+        host_agrees(target, &authority.host, authority.port, headers)?;
         Ok(Self { authority, hint: hint(headers)?, resource: None })
     }
 }
@@ -118,7 +118,7 @@ impl Asked {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let (host, port) = authority_of(authority)?;
-        host_agrees(&host, Some(port.unwrap_or(scheme.default_port())), headers)?;
+        host_agrees(authority, &host, port.unwrap_or(scheme.default_port()), headers)?;
         Ok(Self::Url(AskedUrl {
             scheme,
             host,
@@ -191,7 +191,12 @@ fn authority_of(text: &str) -> Result<(Host, Option<Port>), Refusal> {
 
 /// RFC 9112, section 3.2: a Host field that names another authority than the request target is how
 /// caches and virtual hosts are confused. The port may be left out of it.
-fn host_agrees(asked: &Host, asked_port: Option<Port>, headers: &HeaderMap) -> Result<(), Refusal> {
+fn host_agrees(
+    written: &str,
+    asked: &Host,
+    asked_port: Port,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::HostMismatch, detail));
     let mut fields = headers.get_all(HOST).iter();
     let Some(field) = fields.next() else {
@@ -199,6 +204,10 @@ fn host_agrees(asked: &Host, asked_port: Option<Port>, headers: &HeaderMap) -> R
     };
     if fields.next().is_some() {
         return refuse("Host is repeated");
+    }
+    // Nearly every client repeats what it wrote, which has been read already.
+    if field == written {
+        return Ok(());
     }
     let Ok(text) = field.to_str() else {
         return refuse("Host holds characters outside visible ASCII");
@@ -210,7 +219,7 @@ fn host_agrees(asked: &Host, asked_port: Option<Port>, headers: &HeaderMap) -> R
         None => (Some(text), None),
     };
     let same_host = host.and_then(|host| Host::parse(host).ok()).as_ref() == Some(asked);
-    let same_port = port.is_none_or(|port| port == asked_port);
+    let same_port = port.is_none_or(|port| port == Some(asked_port));
     if same_host && same_port {
         Ok(())
     } else {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -46,15 +46,25 @@ impl fmt::Display for Located {
                 write!(f, "{}:{line}:{column}: ", path.display())?;
             }
             // The variable's name says which key it is.
-            Place::Variable(name) => return write!(f, "environment {name}: {}", self.message),
+            Place::Variable(name) => {
+                write!(f, "environment {name}: ")?;
+                return write_plain(&self.message, f);
+            }
             Place::Nowhere => {}
         }
-        if self.key.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.key, self.message)
+        if !self.key.is_empty() {
+            write_plain(&self.key, f)?;
+            f.write_str(": ")?;
         }
+        write_plain(&self.message, f)
     }
+}
+
+/// Keys and messages quote what somebody wrote: it must neither break a line nor steer a terminal.
+fn write_plain(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) }
+    })
 }
 
 /// A configuration that is refused, with everything that is wrong with it.

@@ -123,11 +123,12 @@ pub fn judge(scene: &Scene, network: &Network, address: IpAddr, port: Port) -> J
         source: "configuration",
         approved: false,
     };
-    let both_forms = [address, verdict.judged];
-    if both_forms.iter().any(|ip| scene.own.is_own(*ip, port)) {
+    let embedded = (verdict.judged != address).then_some(verdict.judged);
+    let forms = || std::iter::once(address).chain(embedded);
+    if forms().any(|ip| scene.own.is_own(ip, port)) {
         return forbid(OWN);
     }
-    if scene.deny.iter().any(|net| both_forms.iter().any(|ip| net.contains(ip))) {
+    if scene.deny.iter().any(|net| forms().any(|ip| net.contains(&ip))) {
         return forbid(DENIED);
     }
     let listed = network.allowlist.iter().any(|net| net.contains(&verdict.judged));
