@@ -51,6 +51,8 @@ pub struct Deliveries {
     breakers: Mutex<HashMap<TargetId, (BaseUrl, Breaker)>>,
     queue: mpsc::Sender<Job>,
     store: Store,
+    /// What the breakers count from.
+    started: Instant,
 }
 
 /// The end that writes. Run by a task of its own.
@@ -109,6 +111,7 @@ impl Deliveries {
             breakers: Mutex::default(),
             queue: sender,
             store: store.clone(),
+            started: Instant::now(),
         };
         (deliveries, Writer { queue: receiver, store })
     }
@@ -153,6 +156,7 @@ impl Deliveries {
     /// # Errors
     /// It is left alone for a while, as it kept failing.
     pub fn admit(&self, target: &Target, now: Instant) -> Result<Ticket, Wait> {
+        let now = now.saturating_duration_since(self.started);
         self.breaker(target, |breaker| breaker.admit(now))
     }
 
@@ -164,6 +168,7 @@ impl Deliveries {
         now: Instant,
         went: Went,
     ) -> Option<Duration> {
+        let now = now.saturating_duration_since(self.started);
         self.breaker(target, |breaker| match went {
             Went::Well => {
                 breaker.succeeded();

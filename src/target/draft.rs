@@ -16,7 +16,6 @@ use crate::{
     origin::{BaseUrl, Host, Origin, Scheme},
     reason::DeploymentMode,
     secret::Secret,
-    webhook::signature::Key,
 };
 
 /// What a target may refer to, and how its secrets are read.
@@ -331,7 +330,7 @@ fn pin(text: &str) -> Result<[u8; 32], String> {
 }
 
 fn signing(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Signing {
-    let (mut current, mut current_key) = (None, "signing_secret");
+    let mut current = None;
     for key in ["signing_secret", "webhook_secret", "secret"] {
         if !fields.has(key) {
             fields.value(key);
@@ -340,7 +339,6 @@ fn signing(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Signing {
             fields.problem(key, "another signing secret is given already");
         } else {
             current = fields.read(key, |value| signing_secret(value, around));
-            current_key = key;
         }
     }
     let previous = fields.read("signing_secret_previous", |value| signing_secret(value, around));
@@ -356,11 +354,6 @@ fn signing(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Signing {
             ],
         )
         .unwrap_or_default();
-    for (key, secret) in [(current_key, &current), ("signing_secret_previous", &previous)] {
-        if let Some(Err(error)) = secret.as_ref().map(|secret| Key::new(secret, format)) {
-            fields.problem(key, error.to_string());
-        }
-    }
     Signing { secret: current, previous, format }
 }
 
