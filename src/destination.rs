@@ -118,7 +118,7 @@ impl Asked {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let (host, port) = authority_of(authority)?;
-        host_agrees(authority, &host, port.unwrap_or(scheme.default_port()), headers)?;
+        host_agrees(authority, &host, port.unwrap_or_else(|| scheme.default_port()), headers)?;
         Ok(Self::Url(AskedUrl {
             scheme,
             host,

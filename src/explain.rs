@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    client::Clients,
-    destination::Destination,
+    client::{Client, Clients},
+    destination::{Asked, Destination},
+    gateway::relay,
     policy::{self, Answered, Case, Mode, Step, Verdict, address::Class, judge, vet},
     reason::{Cause, Refusal},
     target::Target,
@@ -65,16 +66,46 @@ pub struct AddressSaid {
 pub struct Question {
     /// The client's name. Without one, every client's rights are assumed.
     pub client: Option<String>,
-    /// Where to.
-    pub destination: Destination,
+    /// What is asked.
+    pub what: What,
     /// Not even DNS is asked.
     pub offline: bool,
+}
+
+/// A tunnel, or a request that is relayed.
+#[derive(Debug)]
+pub enum What {
+    /// CONNECT.
+    Connect(Destination),
+    /// Anything else.
+    Relay(Asked),
+}
+
+impl What {
+    fn owner<'a>(&self, view: &'a View, client: &Client) -> Result<&'a Arc<Target>, Refusal> {
+        match self {
+            Self::Connect(destination) => {
+                let preferred =
+                    |target: &Target| client.may_use(&target.id) && target.connect_allowed();
+                let hint = destination.hint.as_ref();
+                view.targets.owner_of(&destination.authority, hint, preferred)
+            }
+            Self::Relay(asked) => relay::owner_of(view, client, asked),
+        }
+    }
+
+    fn of(self, target: &Target) -> (Destination, Mode) {
+        match self {
+            Self::Connect(destination) => (destination, Mode::Connect),
+            Self::Relay(asked) => (relay::destination(target, asked), Mode::Relay),
+        }
+    }
 }
 
 /// Asks every rule in order and tells what each says. Nothing is remembered of it.
 pub async fn explain(view: &View, question: Question) -> Explanation {
     let mut story = Story::default();
-    let outcome = tell(view, &question, &mut story).await;
+    let outcome = tell(view, question, &mut story).await;
     let target = story.target;
     let refusal = outcome.err().map(|refusal| match &target {
         Some(target) => refusal.about(target.about(&view.egress_ips)),
@@ -122,7 +153,7 @@ const RESOLVE: &str = "name_resolves";
 const VET: &str = "addresses_approved";
 const ROUTE: &str = "route_available";
 
-async fn tell(view: &View, question: &Question, story: &mut Story) -> Result<(), Refusal> {
+async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), Refusal> {
     let client = match question.client.as_deref() {
         None => Clients::unnamed(),
         Some(name) => {
@@ -134,32 +165,30 @@ async fn tell(view: &View, question: &Question, story: &mut Story) -> Result<(),
             story.said("client_known", known.ok_or_else(unknown))?
         }
     };
-    let destination = &question.destination;
-    let preferred = |target: &Target| client.may_use(&target.id) && target.connect_allowed();
-    let hint = destination.hint.as_ref();
-    let owner = view.targets.owner_of(&destination.authority, hint, preferred).cloned();
+    let owner = question.what.owner(view, &client).cloned();
     let target = story.said("target_owns_destination", owner)?;
     story.target = Some(Arc::clone(&target));
-    let case = Case { client: &client, destination, target: &target, mode: Mode::Connect };
+    let (destination, mode) = question.what.of(&target);
+    let case = Case { client: &client, destination: &destination, target: &target, mode };
     story.rules.extend(policy::explain(&case));
-    let permitted = policy::permit(&client, destination.clone(), &target, Mode::Connect);
+    let host = destination.authority.host.clone();
+    let port = destination.authority.port;
+    let permitted = policy::permit(&client, destination, &target, mode);
     let permit = permitted.inspect_err(|_| story.not_asked(&[RESOLVE, VET, ROUTE]))?;
-    let host = &destination.authority.host;
     if question.offline && host.ip().is_none() {
         story.not_asked(&[RESOLVE, VET]);
         story.route = Some(story_route(view, &target, story)?);
         return Ok(());
     }
-    let resolved = view.egress.resolve(&target, host).await;
+    let resolved = view.egress.resolve(&target, &host).await;
     let addresses =
         story.said(RESOLVE, resolved).inspect_err(|_| story.not_asked(&[VET, ROUTE]))?;
     let scene = view.egress.scene.load();
-    let port = destination.authority.port;
     story.addresses = addresses
         .iter()
         .map(|ip| AddressSaid::from(judge(&scene, &target.network, *ip, port)))
         .collect();
-    let last_seen = view.egress.last_seen(&target, host);
+    let last_seen = view.egress.last_seen(&target, &host);
     let vetted = vet(&permit, &scene, &Answered { addresses: &addresses, port, last_seen });
     let vetted = story.said(VET, vetted).inspect_err(|_| story.not_asked(&[ROUTE]))?;
     story.route = Some(story_route(view, &target, story)?);

@@ -226,15 +226,14 @@ fn resolver(
 fn outbound(config: &Config, previous: Option<&View>) -> Result<Outbound, ViewError> {
     let roots = Roots::load(&config.tls.extra_roots).map_err(ViewError::Tls)?;
     let fresh;
-    let former = match previous {
-        Some(view) => &view.egress.tls,
-        None => {
-            for fault in roots.faults() {
-                tracing::warn!(fault, "the system's roots");
-            }
-            fresh = Outbound::new(roots.clone());
-            &fresh
+    let former = if let Some(view) = previous {
+        &view.egress.tls
+    } else {
+        for fault in roots.faults() {
+            tracing::warn!(fault, "the system's roots");
         }
+        fresh = Outbound::new(roots.clone());
+        &fresh
     };
     let targets = config.targets.iter().map(|target| (&target.id, target.tls.as_deref()));
     former.renewed(roots, targets).map_err(|wrong| {

@@ -2,13 +2,13 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use super::{Files, USAGE, fail, small_runtime};
 use crate::{
     config,
-    destination::{Destination, TARGET_FIELD},
-    explain::{Explanation, Question, explain},
+    destination::{Asked, Destination, TARGET_FIELD},
+    explain::{Explanation, Question, What, explain},
     origin::BaseUrl,
     sightings::Sightings,
     store::Store,
@@ -20,6 +20,8 @@ const EXAMPLES: &str = "\
 Examples:
   egress-gateway explain api.github.com:443
   egress-gateway explain --client webriskops-app https://api.github.com/
+  egress-gateway explain --method GET https://jira.acme.example/jira/rest/api/2/issue/A-1
+  egress-gateway explain --method POST /targets/acme-hook
   egress-gateway explain --offline --json jira.acme.example:443";
 
 /// What to explain.
@@ -31,7 +33,7 @@ pub(super) struct Arguments {
     /// The client that asks; without it, every client's rights are assumed
     #[arg(long, value_name = "NAME")]
     client: Option<String>,
-    /// The request's method
+    /// The request's method; all but CONNECT are relayed, so that the path counts too
     #[arg(long, value_name = "METHOD", default_value = "CONNECT")]
     method: String,
     /// The target that the client names in X-WebRiskOps-Target
@@ -43,22 +45,23 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// HOST:PORT, or the https URL that a client would ask for through `HTTPS_PROXY`
+    /// HOST:PORT, or the https URL that a client would ask for through `HTTPS_PROXY`; with another
+    /// method an http or https URL, or /targets/ID/PATH
     #[arg(value_name = "URL_OR_HOST:PORT")]
     what: String,
 }
 
 /// Exit 0 when the request would be allowed, 1 when it would be refused, 2 when it cannot be told.
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let destination = match destination(&arguments) {
-        Ok(destination) => destination,
+    let what = match what(&arguments) {
+        Ok(what) => what,
         Err(message) => return fail(message, USAGE),
     };
     let loaded = match config::load(&arguments.files.or_default()) {
         Ok(loaded) => loaded,
         Err(invalid) => return fail(format!("the configuration is not valid\n{invalid}"), USAGE),
     };
-    let question = Question { client: arguments.client, destination, offline: arguments.offline };
+    let question = Question { client: arguments.client, what, offline: arguments.offline };
     let explanation = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let view = view(loaded.config, question.offline).await?;
@@ -78,14 +81,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn destination(arguments: &Arguments) -> Result<Destination, String> {
-    if arguments.method != "CONNECT" {
-        return Err("--method: only CONNECT is carried so far".to_owned());
-    }
+fn what(arguments: &Arguments) -> Result<What, String> {
+    let method: Method = arguments.method.parse().map_err(|_| "--method is not a method")?;
     let mut headers = HeaderMap::new();
     if let Some(id) = &arguments.target {
         let value = id.parse().map_err(|_| "--target is not a target id")?;
         headers.insert(TARGET_FIELD, value);
+    }
+    if method != Method::CONNECT {
+        return Asked::parse(&arguments.what, &headers)
+            .map(What::Relay)
+            .map_err(|refusal| refusal.detail);
     }
     let authority = if arguments.what.contains("://") {
         let url = BaseUrl::parse(&arguments.what, true).map_err(|fault| fault.to_string())?;
@@ -93,7 +99,7 @@ fn destination(arguments: &Arguments) -> Result<Destination, String> {
     } else {
         arguments.what.clone()
     };
-    Destination::connect(&authority, &headers).map_err(|refusal| refusal.detail)
+    Destination::connect(&authority, &headers).map(What::Connect).map_err(|refusal| refusal.detail)
 }
 
 /// A view on the configuration, with what the gateway's store remembers where there is one.

@@ -235,7 +235,7 @@ impl Noted {
             .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
         if let Some(fault) = fault {
             // Only the first one counts.
-            let _ = self.fault.set(fault);
+            drop(self.fault.set(fault));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The gateway: one request, from what the client asked to the record of how it ended.
 
 mod deliver;
-mod relay;
+pub(crate) mod relay;
 
 use std::{
     net::IpAddr,

@@ -157,7 +157,7 @@ impl Gateway {
             Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
                 url.on_the_gateway()?
             }
-            asked => asked,
+            asked @ (Asked::Url(_) | Asked::ById { .. }) => asked,
         };
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
@@ -355,7 +355,10 @@ fn gateway_host(view: &View, asked: &Asked, headers: &HeaderMap) -> Result<(), R
 }
 
 /// The target of a request: by its URL, or by its id.
-fn owner_of<'a>(
+///
+/// # Errors
+/// `no_target`, `target_mismatch`, `ambiguous_target` or `target_unknown`.
+pub(crate) fn owner_of<'a>(
     view: &'a View,
     client: &Client,
     asked: &Asked,
@@ -370,7 +373,7 @@ fn owner_of<'a>(
 }
 
 /// What is asked, in terms of the target: its own host and port, and the path as it is sent.
-fn destination(target: &Target, asked: Asked) -> Destination {
+pub(crate) fn destination(target: &Target, asked: Asked) -> Destination {
     let authority = target.base.origin.authority.clone();
     let resource = match asked {
         Asked::Url(url) => url.resource,

@@ -90,7 +90,8 @@ fn permit_is_the_first_refusal_of_explain() {
     let first = steps.iter().find_map(|step| step.verdict.clone().err());
     assert_eq!(first, permitted(target).err());
     let words: Vec<_> = steps.iter().map(Step::word).collect();
-    assert_eq!(words, ["passed", "refused", "not_asked", "not_asked", "not_asked", "not_asked"]);
+    assert_eq!(words[..2], ["passed", "refused"]);
+    assert!(words[2..].iter().all(|word| *word == "not_asked"), "{words:?}");
 }
 
 // --- rule 6 ---

@@ -103,7 +103,7 @@ impl Registry {
         preferred: impl Fn(&Target) -> bool,
     ) -> Result<&Arc<Target>, Refusal> {
         let authority = |port| Authority { host: asked.host.clone(), port };
-        let written = authority(asked.port.unwrap_or(asked.scheme.default_port()));
+        let written = authority(asked.port.unwrap_or_else(|| asked.scheme.default_port()));
         let mut owners: SmallVec<[&Arc<Target>; 4]> = SmallVec::new();
         let scheme = |target: &Target| target.base.origin.scheme;
         owners.extend(self.owners(&written).iter().filter(|target| match asked.scheme {
@@ -140,7 +140,7 @@ impl Registry {
 
     /// Whether no target has a URL's host and port.
     pub fn owns_nothing_at(&self, asked: &AskedUrl) -> bool {
-        let port = asked.port.unwrap_or(asked.scheme.default_port());
+        let port = asked.port.unwrap_or_else(|| asked.scheme.default_port());
         self.owners(&Authority { host: asked.host.clone(), port }).is_empty()
     }
 

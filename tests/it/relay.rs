@@ -2,7 +2,7 @@
 
 use crate::support::{
     eventually,
-    gateway::Gateway,
+    gateway::{Event, Gateway},
     http::{Conn, Rest, request_head},
     lab::{self, Lab, PUBLIC, PUBLIC_2},
     origin::{Origin, answer, ok},
@@ -573,7 +573,7 @@ fn what_is_carried_is_recorded_once_with_bytes_and_timings() {
         let url = "http://acme.example/secret-path?token=dahlia";
         let reply = gateway.fetch("POST", url, &[], b"four").await;
         assert_eq!(reply.body, b"twelve bytes");
-        let event = gateway.wait_event("canonical", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("canonical", Event::is_canonical).await;
         for (field, expected) in [
             ("mode", "relay"),
             ("method", "POST"),

@@ -1,6 +1,7 @@
 //! Upgrades: a request that turns into another protocol, in both directions to both ends.
 
 use crate::support::{
+    gateway::Event,
     http::{Conn, Rest, request_head},
     lab::{self, PUBLIC},
     origin::{Origin, ok},
@@ -48,7 +49,7 @@ fn a_websocket_carries_bytes_both_ways_and_ends_on_each_side_alone() {
         }
         conn.finish().await;
         assert_eq!(conn.rest().await, Rest::Finished(b"goodbye".to_vec()));
-        let event = gateway.wait_event("canonical", |event| event.is_canonical()).await;
+        let event = gateway.wait_event("canonical", Event::is_canonical).await;
         assert_eq!((event.text("mode"), event.text("end")), ("relay", "closed"), "{event:?}");
         assert_eq!(event.number("status"), 101);
         assert_eq!((event.number("bytes_to_target"), event.number("bytes_to_client")), (12, 30));
