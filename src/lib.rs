@@ -37,6 +37,7 @@ pub mod server;
 // beside the way
 pub mod admin;
 pub mod config;
+pub mod deliveries;
 pub mod explain;
 pub mod sightings;
 pub mod slots;

@@ -29,12 +29,13 @@ const LAYERS: &[(&str, &str)] = &[
     ("destination", "origin reason target"),
     ("policy", "client destination origin reason target"),
     ("problem", "reason"),
-    ("webhook", "secret target"),
+    ("webhook", "reason secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
     ("record", "reason target telemetry"),
     ("store", "policy"),
     ("sightings", "policy store"),
+    ("deliveries", "origin store target webhook"),
     // the way out
     ("dial", "policy"),
     ("resolve", "dial"),
@@ -42,7 +43,7 @@ const LAYERS: &[(&str, &str)] = &[
     // configuration, and what a request sees of it
     ("server::tls", ""),
     ("admin", "origin reason secret target telemetry"),
-    ("config", "admin client fields origin resolve secret server::tls target telemetry"),
+    ("config", "admin client fields origin resolve secret server::tls target telemetry webhook"),
     ("view", "client config dial egress policy resolve sightings target telemetry"),
     ("explain", "client destination policy reason target view"),
     // the way in, and the one function from top to bottom
@@ -50,12 +51,16 @@ const LAYERS: &[(&str, &str)] = &[
     ("forward", "origin reason record"),
     (
         "gateway",
-        "client destination forward origin policy problem reason record slots target telemetry view",
+        "client deliveries destination forward origin policy problem reason record slots store \
+         target telemetry view webhook",
     ),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
-    ("lifecycle", "admin config gateway origin server server::tls sightings store telemetry view"),
+    (
+        "lifecycle",
+        "admin config deliveries gateway origin server server::tls sightings store telemetry view",
+    ),
     (
         "cli",
         "config destination explain fields lifecycle origin policy secret sightings store target \

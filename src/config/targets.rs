@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use figment::value::Value;
+use figment::value::{Dict, Value};
 
 use super::{
     document::{Document, Entry, SyntaxError},
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     fields::{Fields, Problem, Problems, expected},
-    target::{Ownership, Surroundings, Target, provider::Catalogue, read_draft},
+    target::{Ownership, Signing, Surroundings, Target, provider::Catalogue, read_draft},
+    webhook::signature::Key,
 };
 
 /// What targets may refer to.
@@ -60,7 +61,15 @@ impl Targets {
             let mut problems = Problems::new();
             let target = match entry.value() {
                 Value::Dict(_, dict) => {
-                    read_draft(Fields::new(path.as_str(), dict, &mut problems), &around)
+                    let secret_key = secret_key(&dict);
+                    let fields = Fields::new(path.as_str(), dict, &mut problems);
+                    let target = read_draft(fields, &around);
+                    problems.extend(target.iter().flat_map(|target| {
+                        let wrong = cannot_sign(&target.signing, secret_key);
+                        wrong
+                            .map(|(key, message)| Problem { key: format!("{path}.{key}"), message })
+                    }));
+                    target
                 }
                 other @ (Value::String(..)
                 | Value::Char(..)
@@ -106,6 +115,25 @@ impl Targets {
         drop(known);
         (self.read, self.problems)
     }
+}
+
+/// The key under which a target has its secret.
+fn secret_key(dict: &Dict) -> &'static str {
+    let keys = ["signing_secret", "webhook_secret", "secret"];
+    keys.into_iter().find(|key| dict.contains_key(*key)).unwrap_or("signing_secret")
+}
+
+/// Secrets that are no secrets of the target's format.
+fn cannot_sign(
+    signing: &Signing,
+    key: &'static str,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let secrets = [(key, &signing.secret), ("signing_secret_previous", &signing.previous)];
+    let wrong = secrets.map(|(key, secret)| {
+        let error = Key::new(secret.as_ref()?, signing.format).err()?;
+        Some((key, error.to_string()))
+    });
+    wrong.into_iter().flatten()
 }
 
 fn locate<'a>(

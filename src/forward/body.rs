@@ -17,6 +17,8 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use super::ahead::Ahead;
+
 /// What a body fails with. The text goes to the log at most.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
@@ -190,7 +192,7 @@ pub struct ResponseBody {
 
 enum Answer {
     Own(Full<Bytes>),
-    Targets { body: Incoming, watch: Box<dyn Watch>, idle: Duration, timer: Pin<Box<Sleep>> },
+    Targets { body: Ahead, watch: Box<dyn Watch>, idle: Duration, timer: Pin<Box<Sleep>> },
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -206,7 +208,7 @@ impl ResponseBody {
     }
 
     /// The target's body; it may fall silent for `idle`.
-    pub fn of_target(body: Incoming, watch: Box<dyn Watch>, idle: Duration) -> Self {
+    pub fn of_target(body: Ahead, watch: Box<dyn Watch>, idle: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(idle));
         let mut watch = watch;
         if body.is_end_stream() {

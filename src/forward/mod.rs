@@ -1,5 +1,6 @@
 //! Carrying what was permitted.
 
+pub mod ahead;
 pub mod body;
 pub mod client_hello;
 pub mod connect;

@@ -61,13 +61,21 @@ pub struct Errand<'a> {
 
 /// The head of an answer, and the connection it came over.
 #[derive(Debug)]
-pub struct Answered {
+pub struct Answered<B = Incoming> {
     /// The answer; its body is still to come.
-    pub response: Response<Incoming>,
+    pub response: Response<B>,
     /// Where it came from.
     pub address: SocketAddr,
     /// To be kept for the next request once the body has ended.
     pub sender: Sender,
+}
+
+impl<B> Answered<B> {
+    /// The same answer with another body.
+    pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Answered<C> {
+        let Self { response, address, sender } = self;
+        Answered { response: response.map(change), address, sender }
+    }
 }
 
 /// Longest head of an answer, in bytes.

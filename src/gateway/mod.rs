@@ -1,5 +1,6 @@
 //! The gateway: one request, from what the client asked to the record of how it ended.
 
+mod deliver;
 pub(crate) mod relay;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     client::Client,
+    deliveries::Deliveries,
     destination::Destination,
     forward::{
         connect::{ClientStream, Terms, tunnel},
@@ -44,6 +46,7 @@ pub struct Gateway {
     /// Cancelled when tunnels may not go on any longer.
     pub cut: CancellationToken,
     upstreams: Upstreams,
+    deliveries: Arc<Deliveries>,
     by_client: Arc<Slots<String>>,
     by_target: Arc<Slots<TargetId>>,
 }
@@ -85,13 +88,19 @@ pub struct Opened {
 
 impl Gateway {
     /// A gateway with its first configuration.
-    pub fn new(view: View, metrics: Arc<Metrics>, tasks: &TaskTracker) -> Self {
+    pub fn new(
+        view: View,
+        metrics: Arc<Metrics>,
+        deliveries: Arc<Deliveries>,
+        tasks: &TaskTracker,
+    ) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
             metrics,
             drain_began: OnceLock::new(),
             cut: CancellationToken::new(),
             upstreams: Upstreams::new(tasks.clone()),
+            deliveries,
             by_client: Slots::new(),
             by_target: Slots::new(),
         }
@@ -154,9 +163,11 @@ impl Gateway {
         result.await.map_err(said_of_target)
     }
 
-    /// Drops connections to targets that wait in vain.
+    /// Drops connections to targets that wait in vain, and what is known of targets that are gone.
     pub fn sweep(&self) {
-        self.upstreams.pool().sweep(self.view.load().generation);
+        let view = self.view.load();
+        self.upstreams.pool().sweep(view.generation);
+        self.deliveries.sweep(|id| view.targets.get(id.as_str()).is_some());
     }
 
     /// Answers a request that is no CONNECT, or could not be read at all.

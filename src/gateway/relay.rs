@@ -14,12 +14,17 @@ use prometheus::IntCounter;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::{ClientConn, Gateway, authenticate, refuse};
+use super::{
+    ClientConn, Gateway, authenticate,
+    deliver::{Delivery, Facts, Replay},
+    refuse,
+};
 use crate::{
     client::Client,
     destination::{Asked, Destination, Resource},
     egress::Pinned,
     forward::{
+        ahead::Ahead,
         body::{ClientBody, Progress, RequestBody, ResponseBody, Watch},
         connect::{ClientStream, Terms, tunnel},
         fields,
@@ -125,7 +130,12 @@ impl Gateway {
         let view = self.view.load_full();
         let switch = request.switch;
         match self.carry(&view, from, request, &mut record).await {
-            Ok(carried) => carried.into_response(self, &view, record, switch),
+            Ok(Passed::Answer(carried)) => carried.into_response(self, &view, record, switch),
+            Ok(Passed::Replay(replay)) => {
+                record.allowed(replay.status().as_u16());
+                record.end = Some("closed");
+                replay.into_response()
+            }
             Err(refusal) => refuse(&view, refusal, record).into_response().map(ResponseBody::own),
         }
     }
@@ -138,7 +148,7 @@ impl Gateway {
         from: &ClientConn,
         request: RelayRequest<'_>,
         record: &mut Record,
-    ) -> Result<Carried, Refusal> {
+    ) -> Result<Passed, Refusal> {
         let asked = Asked::parse(&request.target, &request.headers);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
@@ -154,28 +164,56 @@ impl Gateway {
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
+        let mode = if target.is_signed() { Mode::Webhook } else { Mode::Relay };
+        record.mode = mode.as_str();
+        let mut delivery = Delivery::begin(self, target, &request.method, record);
         let result = async {
             gateway_host(view, &asked, gateway_name.as_ref())?;
             let destination = destination(target, asked);
             record.authority = Some(destination.authority.to_string());
-            let permit = policy::permit(&client, destination, target, Mode::Relay)?;
+            let permit = policy::permit(&client, destination, target, mode)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
-            let outgoing = outgoing(view, &permit, request).await?;
+            let mut outgoing = outgoing(view, &permit, request).await?;
+            if let (Some(delivery), Some(facts)) = (&mut delivery, outgoing.facts.take())
+                && let Some(replay) = delivery.admit(outgoing.request.method(), facts).await?
+            {
+                return Ok(Passed::Replay(replay));
+            }
             let pinned = view.egress.pin(&permit, record).await?;
+            if let Some(delivery) = &mut delivery {
+                delivery.sending();
+            }
             let progress = Arc::clone(&outgoing.progress);
             let upgrades = outgoing.upgrades;
             let answered = self.send(view, &permit, &pinned, outgoing, record).await?;
-            if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrades {
+            let (status, headers) = (answered.response.status(), answered.response.headers());
+            if let Some(delivery) = &mut delivery {
+                delivery.answered(status, headers);
+            }
+            if status == StatusCode::SWITCHING_PROTOCOLS && !upgrades {
                 let detail = "the target switched protocols without being asked to";
                 return Err(Refusal::new(Cause::ResponseInvalid, detail));
             }
-            let locations = answered.response.headers().get_all(LOCATION).iter();
-            let locations = locations.map(HeaderValue::as_bytes);
-            policy::redirect(target, answered.response.status(), locations)?;
-            Ok(Carried { answered, progress, target: Arc::clone(target), slots })
+            let locations = headers.get_all(LOCATION).iter().map(HeaderValue::as_bytes);
+            policy::redirect(target, status, locations)?;
+            let mut answered = answered.map(Ahead::from);
+            let body = answered.response.body_mut();
+            let fields = match delivery.take() {
+                Some(delivery) => delivery.passed(status, body).await,
+                None => HeaderMap::new(),
+            };
+            let target = Arc::clone(target);
+            let carried = Carried { answered, fields, mode, progress, target, slots };
+            Ok(Passed::Answer(Box::new(carried)))
         };
-        result.await.map_err(|refusal: Refusal| refusal.about(target.about(&view.egress_ips)))
+        result.await.map_err(|refusal: Refusal| {
+            let mut refusal = refusal.about(target.about(&view.egress_ips));
+            if let Some(delivery) = delivery.take() {
+                delivery.refused(&mut refusal);
+            }
+            refusal
+        })
     }
 
     async fn send(
@@ -205,6 +243,8 @@ impl Gateway {
 /// A request as it goes to the target.
 struct Outgoing {
     request: Request<RequestBody>,
+    /// Of a delivery, once it is signed.
+    facts: Option<Facts>,
     progress: Arc<Progress>,
     upgrades: bool,
 }
@@ -224,12 +264,13 @@ async fn outgoing(
     fields::clean_request(&mut headers);
     // The client has had its 100 by the time the body is asked for.
     headers.remove(EXPECT);
+    let mut facts = None;
     let body = match signer(target)? {
         None => RequestBody::streaming(request.body, &progress),
         Some(keys) => {
             let whole = read_whole(request.body, &headers, view.limits.max_signed_body).await?;
             let url = format!("{}{uri}", target.base.origin);
-            sign(target, &request.method, &url, &mut headers, &whole, &keys)?;
+            facts = Some(sign(target, &request.method, &url, &mut headers, &whole, &keys)?);
             headers.insert(CONTENT_LENGTH, whole.len().into());
             RequestBody::whole(whole, &progress)
         }
@@ -242,7 +283,7 @@ async fn outgoing(
     *request_out.method_mut() = request.method;
     *request_out.uri_mut() = uri;
     *request_out.headers_mut() = headers;
-    Ok(Outgoing { request: request_out, progress, upgrades })
+    Ok(Outgoing { request: request_out, facts, progress, upgrades })
 }
 
 /// The keys of a target whose bodies are signed.
@@ -280,21 +321,22 @@ fn sign(
     headers: &mut HeaderMap,
     body: &Bytes,
     keys: &Keys,
-) -> Result<(), Refusal> {
+) -> Result<Facts, Refusal> {
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    let payload_hash = Sha256::digest(body).into();
     let asked = webhook::envelope::Outgoing {
         target: target.id.as_str(),
         method,
         url,
         headers,
         body,
-        payload_hash: Sha256::digest(body).into(),
+        payload_hash,
         format: target.signing.format,
     };
     let envelope = Envelope::read(&asked, now, ulid::Ulid::new().to_bytes())
-        .map_err(|error| Refusal::new(Cause::WebhookFieldInvalid, error.to_string()))?;
+        .map_err(|error| Refusal::new(error.cause(), error.to_string()))?;
     signature::replace(headers, signature::sign(&envelope, body, keys));
-    Ok(())
+    Ok(Facts::new(&envelope, method, url, payload_hash))
 }
 
 /// The host of a `Host` field, without its port. HTTP/1.0 needs none, and no browser sends that.
@@ -362,9 +404,18 @@ fn uri(permit: &Permit) -> Result<Uri, Refusal> {
     text.parse().map_err(|_| invalid())
 }
 
+/// What a request comes to.
+enum Passed {
+    Answer(Box<Carried>),
+    Replay(Replay),
+}
+
 /// An answer that may be passed on.
 struct Carried {
-    answered: Answered,
+    answered: Answered<Ahead>,
+    /// What a delivery's answer gets.
+    fields: HeaderMap,
+    mode: Mode,
     progress: Arc<Progress>,
     target: Arc<Target>,
     slots: (Slot<String>, Slot<TargetId>),
@@ -385,7 +436,7 @@ impl Carried {
             record.allowed(response.status().as_u16());
             let protocol = response.headers().get(UPGRADE).cloned();
             let upstream = hyper::upgrade::on(&mut response);
-            let terms = gateway.terms(view, Mode::Relay, None);
+            let terms = gateway.terms(view, self.mode, None);
             slot.put(Switch { upstream, terms, record, _slots: self.slots });
             let (mut head, _) = response.into_parts();
             fields::clean_response(&mut head.headers);
@@ -397,8 +448,9 @@ impl Carried {
         let (mut head, body) = response.into_parts();
         record.allowed(head.status.as_u16());
         fields::clean_response(&mut head.headers);
+        head.headers.extend(self.fields);
         let bytes =
-            |direction| gateway.metrics.bytes.with_label_values(&[Mode::Relay.as_str(), direction]);
+            |direction| gateway.metrics.bytes.with_label_values(&[self.mode.as_str(), direction]);
         let watch = RelayWatch {
             record,
             progress: self.progress,

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admin::{Access, AdminState, AdminView},
     config::{self, Config, Loaded, reload::Watcher},
+    deliveries::Deliveries,
     gateway::Gateway,
     server::Server,
     sightings::Sightings,
@@ -108,6 +109,8 @@ impl Running {
         let (sightings, writer) = Sightings::new(store.sightings().await?, store.clone());
         let background = TaskTracker::new();
         background.spawn(writer.run());
+        let (deliveries, writer) = Deliveries::new(store.clone());
+        background.spawn(writer.run());
         let shared = Shared {
             sightings: Arc::new(sightings),
             metrics: Arc::clone(&metrics),
@@ -121,7 +124,8 @@ impl Running {
         let addresses = listeners.addresses(&bound, &[]);
         let view = View::new(config, addresses, &shared, None)?;
         let tasks = TaskTracker::new();
-        let gateway = Arc::new(Gateway::new(view, Arc::clone(&metrics), &tasks));
+        let gateway =
+            Arc::new(Gateway::new(view, Arc::clone(&metrics), Arc::new(deliveries), &tasks));
         let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
         let admin =
             Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));

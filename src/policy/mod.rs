@@ -24,6 +24,8 @@ pub enum Mode {
     Connect,
     /// A request whose path and answer the gateway sees.
     Relay,
+    /// A relayed request that is signed on the way.
+    Webhook,
 }
 
 impl Mode {
@@ -32,6 +34,7 @@ impl Mode {
         match self {
             Self::Connect => "connect",
             Self::Relay => "relay",
+            Self::Webhook => "webhook",
         }
     }
 }

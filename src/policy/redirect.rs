@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use crate::{
     origin::{BaseUrl, Origin},
-    reason::{Cause, DeploymentMode, Refusal},
+    reason::{Cause, Refusal},
     target::{Redirects, Target},
 };
 
@@ -31,15 +31,13 @@ pub fn redirect<'a>(
     let Some(origin) = place(&target.base, location).filter(|_| only) else {
         return refuse("a place that cannot be read in exactly one way");
     };
-    let approved = match (&target.redirects, target.mode) {
-        (_, DeploymentMode::WebhookOnly) | (Redirects::Block, _) => false,
-        (Redirects::SameOrigin, DeploymentMode::Cloud | DeploymentMode::SelfHosted) => {
-            origin == target.base.origin
-        }
-        (Redirects::Listed(listed), DeploymentMode::Cloud | DeploymentMode::SelfHosted) => {
-            origin == target.base.origin || listed.contains(&origin)
-        }
-    };
+    // A signed delivery is for one receiver: it is never sent on.
+    let approved = !target.is_signed()
+        && match &target.redirects {
+            Redirects::Block => false,
+            Redirects::SameOrigin => origin == target.base.origin,
+            Redirects::Listed(listed) => origin == target.base.origin || listed.contains(&origin),
+        };
     if approved { Ok(()) } else { refuse(&origin.to_string()) }
 }
 
@@ -82,6 +80,7 @@ fn origin_of(text: &str) -> Option<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::DeploymentMode;
     use crate::target::tests::target;
 
     fn passes(redirects: Redirects, status: u16, location: Option<&str>) -> bool {

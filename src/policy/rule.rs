@@ -48,7 +48,7 @@ fn ownership_confirmed(case: &Case<'_>) -> Result<(), Refusal> {
 fn connect_allowed(case: &Case<'_>) -> Result<(), Refusal> {
     let allowed = match case.mode {
         Mode::Connect => case.target.connect_allowed(),
-        Mode::Relay => true,
+        Mode::Relay | Mode::Webhook => true,
     };
     pass_if(allowed, Cause::ConnectNotAllowed, || {
         let id = &case.target.id;

@@ -1,259 +1,6 @@
-//! The causes: one row each, and the failure (a row of the contract's table) that each belongs to.
+//! The causes: one row each, with the failure (a row of the contract's table) that each belongs to.
 
-use std::time::Duration;
-
-use super::{Code, DeploymentMode, Owner};
-
-/// A row of the table in section 7 of the contract: decides code and status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
-    /// URL, scheme, host or path not approved; no target; ownership unclear; SNI mismatch.
-    NotApproved,
-    /// Forbidden address, or rebinding.
-    ForbiddenAddress,
-    /// Private address that policy or allowlist does not approve.
-    PrivateAddress,
-    /// The name does not resolve.
-    NameUnresolved,
-    /// Connect times out, or is administratively refused.
-    ConnectBlocked,
-    /// Connection refused.
-    ConnectRefused,
-    /// Only addresses of a family that has no egress address.
-    FamilyUnavailable,
-    /// Closed or reset between accept and ServerHello.
-    ClosedEarly,
-    /// A redirect that is not approved.
-    RedirectBlocked,
-    /// The answer is invalid or was cut short.
-    AnswerInvalid,
-    /// No answer in time.
-    NoAnswer,
-    /// A body that has to be signed is too long.
-    BodyTooLarge,
-    /// The path names no target.
-    TargetUnknown,
-    /// The certificate or TLS is not valid.
-    TlsInvalid,
-    /// The tunnel is down.
-    TunnelDown,
-    /// A webhook target has no signing secret.
-    SecretMissing,
-    /// The provider needs a credential step first.
-    ProviderAuth,
-    /// The client is not known.
-    Unauthenticated,
-    /// The client may not use the target.
-    ClientForbidden,
-    /// The request is malformed.
-    RequestInvalid,
-    /// The request head is too large.
-    HeadTooLarge,
-    /// The request head did not arrive in time.
-    HeadTimeout,
-    /// A limit of the gateway is reached.
-    Overloaded,
-    /// The gateway is shutting down.
-    Draining,
-}
-
-impl Failure {
-    /// The code for a target of this deployment mode.
-    #[expect(clippy::too_many_lines, reason = "the contract's table, to be read as one")]
-    pub(super) const fn code(self, mode: DeploymentMode, allowlist_lacks_egress: bool) -> Code {
-        use DeploymentMode::{Cloud, SelfHosted, WebhookOnly};
-        match (self, mode) {
-            (Self::NotApproved | Self::ForbiddenAddress | Self::RedirectBlocked, SelfHosted) => {
-                Code::SelfHostedBaseUrlUnsafe
-            }
-            (
-                Self::NotApproved
-                | Self::ForbiddenAddress
-                | Self::PrivateAddress
-                | Self::RedirectBlocked,
-                Cloud,
-            ) => Code::ProviderBaseUrlBlocked,
-            (Self::NotApproved | Self::ForbiddenAddress | Self::PrivateAddress, WebhookOnly) => {
-                Code::GenericWebhookUrlUnsafe
-            }
-            (Self::PrivateAddress, SelfHosted) => Code::SelfHostedPrivateNetworkRejected,
-            (Self::NameUnresolved, SelfHosted) => Code::SelfHostedDnsFailed,
-            (Self::ConnectBlocked, SelfHosted) if allowlist_lacks_egress => {
-                Code::SelfHostedAllowlistMissing
-            }
-            (Self::ConnectBlocked, SelfHosted) => Code::SelfHostedFirewallBlocked,
-            (
-                Self::ConnectRefused
-                | Self::FamilyUnavailable
-                | Self::AnswerInvalid
-                | Self::NoAnswer,
-                SelfHosted,
-            ) => Code::SelfHostedConnectivityBlocked,
-            (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
-            (
-                Self::NameUnresolved
-                | Self::ConnectBlocked
-                | Self::ConnectRefused
-                | Self::FamilyUnavailable
-                | Self::ClosedEarly
-                | Self::AnswerInvalid
-                | Self::NoAnswer
-                | Self::TlsInvalid,
-                Cloud,
-            ) => Code::ProviderBaseUrlUnreachable,
-            (
-                Self::NameUnresolved
-                | Self::ConnectBlocked
-                | Self::ConnectRefused
-                | Self::FamilyUnavailable
-                | Self::ClosedEarly,
-                WebhookOnly,
-            ) => Code::WebhookEndpointUnreachable,
-            (Self::RedirectBlocked, WebhookOnly) => Code::GenericWebhookRedirectBlocked,
-            (Self::TlsInvalid, SelfHosted) => Code::SelfHostedTlsInvalid,
-            (Self::AnswerInvalid | Self::TlsInvalid, WebhookOnly) => Code::WebhookDeliveryFailed,
-            (Self::NoAnswer, WebhookOnly) => Code::WebhookReceiverTimeout,
-            (Self::BodyTooLarge, Cloud | SelfHosted | WebhookOnly) => Code::GatewayBodyTooLarge,
-            (Self::TargetUnknown, Cloud | SelfHosted | WebhookOnly) => Code::GatewayTargetUnknown,
-            (Self::TunnelDown, Cloud | SelfHosted | WebhookOnly) => {
-                Code::SelfHostedTunnelUnreachable
-            }
-            (Self::SecretMissing, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GenericWebhookSecretMissing
-            }
-            (Self::ProviderAuth, Cloud | SelfHosted | WebhookOnly) => Code::ProviderAuthRequired,
-            (Self::Unauthenticated, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GatewayClientUnauthenticated
-            }
-            (Self::ClientForbidden, Cloud | SelfHosted | WebhookOnly) => {
-                Code::GatewayClientForbidden
-            }
-            (
-                Self::RequestInvalid | Self::HeadTooLarge | Self::HeadTimeout,
-                Cloud | SelfHosted | WebhookOnly,
-            ) => Code::GatewayRequestInvalid,
-            (Self::Overloaded, Cloud | SelfHosted | WebhookOnly) => Code::GatewayOverloaded,
-            (Self::Draining, Cloud | SelfHosted | WebhookOnly) => Code::GatewayDraining,
-        }
-    }
-
-    /// The HTTP status of the answer.
-    pub const fn status(self) -> u16 {
-        match self {
-            Self::NotApproved
-            | Self::ForbiddenAddress
-            | Self::PrivateAddress
-            | Self::SecretMissing
-            | Self::ProviderAuth
-            | Self::ClientForbidden => 403,
-            Self::Unauthenticated => 407,
-            Self::RequestInvalid => 400,
-            Self::TargetUnknown => 404,
-            Self::BodyTooLarge => 413,
-            Self::HeadTimeout => 408,
-            Self::HeadTooLarge => 431,
-            Self::NameUnresolved
-            | Self::ConnectRefused
-            | Self::FamilyUnavailable
-            | Self::ClosedEarly
-            | Self::RedirectBlocked
-            | Self::AnswerInvalid
-            | Self::TlsInvalid
-            | Self::TunnelDown => 502,
-            Self::ConnectBlocked | Self::NoAnswer => 504,
-            Self::Overloaded | Self::Draining => 503,
-        }
-    }
-
-    /// Whether failures of this row may pass by themselves; see [`Cause::retryable`].
-    const fn retryable(self) -> bool {
-        match self {
-            Self::NameUnresolved
-            | Self::ConnectBlocked
-            | Self::ConnectRefused
-            | Self::ClosedEarly
-            | Self::AnswerInvalid
-            | Self::NoAnswer
-            | Self::TunnelDown
-            | Self::HeadTimeout
-            | Self::Overloaded
-            | Self::Draining => true,
-            Self::NotApproved
-            | Self::ForbiddenAddress
-            | Self::PrivateAddress
-            | Self::FamilyUnavailable
-            | Self::RedirectBlocked
-            | Self::BodyTooLarge
-            | Self::TargetUnknown
-            | Self::TlsInvalid
-            | Self::SecretMissing
-            | Self::ProviderAuth
-            | Self::Unauthenticated
-            | Self::ClientForbidden
-            | Self::RequestInvalid
-            | Self::HeadTooLarge => false,
-        }
-    }
-
-    /// The default `Retry-After`, in whole seconds, where one belongs to the answer.
-    pub const fn retry_after(self) -> Option<Duration> {
-        match self {
-            Self::Overloaded | Self::Draining => Some(Duration::from_secs(1)),
-            Self::NotApproved
-            | Self::ForbiddenAddress
-            | Self::PrivateAddress
-            | Self::NameUnresolved
-            | Self::ConnectBlocked
-            | Self::ConnectRefused
-            | Self::FamilyUnavailable
-            | Self::ClosedEarly
-            | Self::RedirectBlocked
-            | Self::AnswerInvalid
-            | Self::NoAnswer
-            | Self::BodyTooLarge
-            | Self::TargetUnknown
-            | Self::TlsInvalid
-            | Self::TunnelDown
-            | Self::SecretMissing
-            | Self::ProviderAuth
-            | Self::Unauthenticated
-            | Self::ClientForbidden
-            | Self::RequestInvalid
-            | Self::HeadTooLarge
-            | Self::HeadTimeout => None,
-        }
-    }
-
-    /// Who has to act for a cloud target where a customer would for a self-hosted one.
-    pub(super) const fn cloud_owner(self) -> Owner {
-        match self {
-            Self::NameUnresolved
-            | Self::ConnectBlocked
-            | Self::ConnectRefused
-            | Self::FamilyUnavailable
-            | Self::ClosedEarly
-            | Self::AnswerInvalid
-            | Self::NoAnswer
-            | Self::TlsInvalid
-            | Self::ForbiddenAddress
-            | Self::PrivateAddress => Owner::Provider,
-            Self::NotApproved
-            | Self::RedirectBlocked
-            | Self::BodyTooLarge
-            | Self::TargetUnknown
-            | Self::TunnelDown
-            | Self::SecretMissing
-            | Self::ProviderAuth
-            | Self::Unauthenticated
-            | Self::ClientForbidden
-            | Self::RequestInvalid
-            | Self::HeadTooLarge
-            | Self::HeadTimeout
-            | Self::Overloaded
-            | Self::Draining => Owner::Product,
-        }
-    }
-}
+use super::{Failure, Owner};
 
 impl Cause {
     /// Whether the same request may succeed later without anybody changing anything. A name that
@@ -536,9 +283,30 @@ causes! {
     BodyTooLarge = "body_too_large", BodyTooLarge, Product, "http_request_error",
         "A body that has to be signed is longer than limits.max_signed_body.",
         "Send a smaller body, or raise limits.max_signed_body.";
+    WebhookFieldRepeated = "webhook_field_repeated", RequestInvalid, Product, "http_request_error",
+        "A header field of the delivery is there more than once.",
+        "Send the field that the detail names once, or leave it out for the gateway to set.";
+    WebhookBodyAmbiguous = "webhook_body_ambiguous", RequestInvalid, Product, "http_request_error",
+        "The JSON body has a field of the delivery more than once, which receivers read differently.",
+        "Write the field that the detail names once.";
     WebhookFieldInvalid = "webhook_field_invalid", RequestInvalid, Product, "http_request_error",
-        "A field of the delivery is malformed, repeated, off by more than five minutes, or at odds with the body.",
+        "A field of the delivery, in header or body, is not of its form.",
         "Correct the field that the detail names, or leave it out for the gateway to set.";
+    WebhookFieldsDiffer = "webhook_fields_differ", RequestInvalid, Product, "http_request_error",
+        "Header and body of the delivery name different keys, timestamps or nonces.",
+        "Name the same value in both places that the detail names, or leave one out.";
+    WebhookTimestampOff = "webhook_timestamp_off", RequestInvalid, Product, "http_request_error",
+        "The delivery's own timestamp is more than five minutes off the gateway's clock.",
+        "See that the sender's clock is right, and make the timestamp anew for each attempt.";
+    IdempotencyConflict = "idempotency_conflict", IdempotencyConflict, Product, "http_request_denied",
+        "The idempotency key was used within 24 hours with another method, URL or body.",
+        "Use a new idempotency key for a new delivery.";
+    DeliveryInFlight = "delivery_in_flight", DeliveryInFlight, Product, "http_request_denied",
+        "The same delivery is under way on another connection.",
+        "Wait for it to end, then ask again with the same key.";
+    ReceiverBackingOff = "receiver_backing_off", ReceiverDown, Customer, "destination_unavailable",
+        "The receiver kept failing and is left alone for a while; nothing was sent.",
+        "Mend the receiver; the gateway tries it again after Retry-After.";
     RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";

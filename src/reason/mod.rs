@@ -6,11 +6,13 @@
 
 mod cause;
 mod code;
+mod failure;
 
 use std::{sync::Arc, time::Duration};
 
-pub use cause::{Cause, Failure};
+pub use cause::Cause;
 pub use code::Code;
+pub use failure::Failure;
 
 /// Who runs the endpoint that a target names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,13 +86,35 @@ pub struct Refusal {
     pub about: Option<About>,
     /// When trying again makes sense, where that is known.
     pub retry_after: Option<Duration>,
+    /// The row of the contract's table: the cause's own, unless said otherwise.
+    failure: Failure,
 }
 
 impl Refusal {
     /// A refusal for `cause`, explained by `detail`.
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
-        let retry_after = cause.failure().retry_after();
-        Self { cause, detail: detail.into(), about: None, retry_after }
+        let failure = cause.failure();
+        let retry_after = failure.retry_after();
+        Self { cause, detail: detail.into(), about: None, retry_after, failure }
+    }
+
+    /// The row of the contract's table that it belongs to.
+    pub const fn failure(&self) -> Failure {
+        self.failure
+    }
+
+    /// The same refusal for a receiver that is left alone because it did not answer in time.
+    #[must_use]
+    pub const fn of_silence(mut self) -> Self {
+        self.failure = Failure::ReceiverSilent;
+        self
+    }
+
+    /// The same refusal, with a time for the next try.
+    #[must_use]
+    pub const fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
     }
 
     /// The same refusal, said of a target.
@@ -104,19 +128,19 @@ impl Refusal {
     pub fn code(&self) -> Code {
         let mode = self.about.as_ref().map_or(DeploymentMode::SelfHosted, |about| about.mode);
         let lacks = self.about.as_ref().is_some_and(|about| about.allowlist_lacks_egress);
-        self.cause.failure().code(mode, lacks)
+        self.failure.code(mode, lacks)
     }
 
     /// The HTTP status of the answer.
     pub fn status(&self) -> u16 {
-        self.cause.failure().status()
+        self.failure.status()
     }
 
     /// Who has to act: the code's owner where the customer's own record is the reason.
     pub fn owner(&self) -> Owner {
         match self.about.as_ref().map(|about| about.mode) {
             Some(DeploymentMode::Cloud) if self.cause.owner() == Owner::Customer => {
-                self.cause.failure().cloud_owner()
+                self.failure.cloud_owner()
             }
             Some(
                 DeploymentMode::Cloud | DeploymentMode::SelfHosted | DeploymentMode::WebhookOnly,

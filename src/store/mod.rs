@@ -1,5 +1,7 @@
 //! What survives a restart, in SQLite.
 
+pub mod deliveries;
+
 use std::{path::Path, time::Duration};
 
 use sqlx::{
@@ -12,10 +14,15 @@ use crate::policy::address::Class;
 /// How long a statement waits for another process that holds the database's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connections that only read.
+const READERS_MAX: u32 = 4;
+
 /// An open database, with the schema of this version.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: SqlitePool,
+    /// For reading while the other one waits for the disk.
+    readers: SqlitePool,
 }
 
 /// What a name led to when it was last vetted.
@@ -68,10 +75,14 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
         sqlx::migrate!("src/store/migrations").run(&pool).await?;
-        Ok(Self { pool })
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(options.read_only(true));
+        Ok(Self { pool, readers })
     }
 
     /// Whether there is a database already.
@@ -135,6 +146,7 @@ impl Store {
 
     /// Ends all use and folds the write-ahead log into the database.
     pub async fn close(&self) {
+        self.readers.close().await;
         self.pool.close().await;
     }
 }

@@ -79,6 +79,11 @@ impl Target {
         }
     }
 
+    /// Whether requests to it are deliveries, signed on the way (contract, section 9).
+    pub fn is_signed(&self) -> bool {
+        self.mode == DeploymentMode::WebhookOnly || self.signing.secret.is_some()
+    }
+
     /// Whether a path is one that this target approves: within its base path, or for a webhook
     /// exactly its URL.
     pub fn holds(&self, path: &str, query: Option<&str>) -> bool {

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// Open CONNECT tunnels. Count with [`Open`].
     pub tunnels_open: IntGauge,
+    /// Attempts at webhook deliveries, by `code`; empty where the receiver answered 2xx.
+    pub webhook_deliveries: IntCounterVec,
     /// Requests that policy refused, by `cause`. Counted by [`Metrics::refused`].
     pub policy_violations: IntCounterVec,
     /// Reloads of the configuration, by `result`: `success`, `failure`.
@@ -102,6 +104,11 @@ impl Metrics {
             )?,
             connections: declare.gauges("egress_connections", "Open connections.", &["kind"])?,
             tunnels_open: declare.gauge("egress_tunnels_open", "Open CONNECT tunnels.")?,
+            webhook_deliveries: declare.counters(
+                "egress_webhook_deliveries_total",
+                "Attempts at webhook deliveries; without a code they were delivered.",
+                &["code"],
+            )?,
             policy_violations: declare.counters(
                 "egress_policy_violations_total",
                 "Requests that policy refused.",
@@ -148,6 +155,7 @@ impl Metrics {
     fn start_at_zero(&self) {
         self.requests.with_label_values(&["connect", "allowed", ""]);
         self.request_duration.with_label_values(&["connect"]);
+        self.webhook_deliveries.with_label_values(&[""]);
         self.connect_duration.with_label_values(&["direct"]);
         for direction in ["to_target", "to_client"] {
             self.bytes.with_label_values(&["connect", direction]);
@@ -187,6 +195,10 @@ const fn is_violation(cause: Cause) -> bool {
         | Failure::TargetUnknown
         | Failure::TlsInvalid
         | Failure::TunnelDown
+        | Failure::ReceiverDown
+        | Failure::ReceiverSilent
+        | Failure::IdempotencyConflict
+        | Failure::DeliveryInFlight
         | Failure::Unauthenticated
         | Failure::RequestInvalid
         | Failure::HeadTooLarge
@@ -312,6 +324,7 @@ mod tests {
         ("egress_bytes_total", "counter"),
         ("egress_connections", "gauge"),
         ("egress_tunnels_open", "gauge"),
+        ("egress_webhook_deliveries_total", "counter"),
         ("egress_policy_violations_total", "counter"),
         ("egress_config_reloads_total", "counter"),
         ("egress_config_last_reload_success_timestamp_seconds", "gauge"),

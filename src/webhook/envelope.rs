@@ -9,7 +9,7 @@ use super::{
     COMMON_IDEMPOTENCY_KEY, EVENT, IDEMPOTENCY_KEY, KEY_BYTES_MAX, LABEL_BYTES_MAX, NONCE, SCHEMA,
     TIMESTAMP, is_nonce, is_standard_id, is_visible, seconds, written,
 };
-use crate::target::SigningFormat;
+use crate::{reason::Cause, target::SigningFormat};
 
 /// Furthest a timestamp that a request names may be off the gateway's clock, in seconds.
 pub const TIMESTAMP_OFF_MAX: u64 = 300;
@@ -96,14 +96,14 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeError {
-    /// A stable word for it.
-    pub const fn cause(&self) -> &'static str {
+    /// The cause of the refusal.
+    pub const fn cause(&self) -> Cause {
         match self {
-            Self::FieldRepeated { .. } => "webhook_field_repeated",
-            Self::BodyFieldRepeated { .. } => "webhook_body_ambiguous",
-            Self::Invalid { .. } => "webhook_field_invalid",
-            Self::Differ { .. } => "webhook_fields_differ",
-            Self::TimestampOff { .. } => "webhook_timestamp_off",
+            Self::FieldRepeated { .. } => Cause::WebhookFieldRepeated,
+            Self::BodyFieldRepeated { .. } => Cause::WebhookBodyAmbiguous,
+            Self::Invalid { .. } => Cause::WebhookFieldInvalid,
+            Self::Differ { .. } => Cause::WebhookFieldsDiffer,
+            Self::TimestampOff { .. } => Cause::WebhookTimestampOff,
         }
     }
 }
@@ -308,7 +308,7 @@ fn invalid(field: &str, form: &'static str) -> EnvelopeError {
 }
 
 /// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -5,7 +5,9 @@
 //! All three are pure: the time and the random bits are arguments.
 
 mod body;
+pub mod breaker;
 pub mod envelope;
+mod retry;
 pub mod signature;
 pub mod verify;
 
@@ -13,6 +15,9 @@ pub mod verify;
 mod tests;
 
 use http::HeaderName;
+
+pub(crate) use envelope::hex;
+pub use retry::retry_after;
 
 /// What happened: `ticket_export.requested`.
 pub static EVENT: HeaderName = HeaderName::from_static("x-webriskops-event");

@@ -48,3 +48,4 @@ mod sni;
 mod telemetry;
 mod tls_targets;
 mod upgrade;
+mod webhook;

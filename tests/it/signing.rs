@@ -129,20 +129,30 @@ fn a_body_that_ends_early_is_never_sent() {
     });
 }
 
+/// Header fields, body, and the cause of the refusal.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a [u8], &'a str);
+
 #[test]
 fn a_delivery_that_says_two_things_is_refused() {
     lab::run(async |lab| {
         let (origin, gateway) = scene(&lab, "").await;
-        let key = [("X-WebRiskOps-Idempotency-Key", "a")];
-        let twice = [("X-WebRiskOps-Nonce", "a"), ("X-WebRiskOps-Nonce", "b")];
-        for (fields, body) in [
-            (&[("X-WebRiskOps-Timestamp", "1000000000")][..], "{}"),
-            (&[("X-WebRiskOps-Nonce", "a.b")], "{}"),
-            (&key, "{\"idempotency_key\":\"b\"}"),
-            (&twice, "{}"),
-        ] {
-            let reply = gateway.fetch("POST", "/targets/hook", fields, body.as_bytes()).await;
-            let expected = (400, "GATEWAY_REQUEST_INVALID", "webhook_field_invalid");
+        let wrong: [Row<'_>; 4] = [
+            (&[("X-WebRiskOps-Timestamp", "1000000000")], b"{}", "webhook_timestamp_off"),
+            (&[("X-WebRiskOps-Nonce", "a.b")], b"{}", "webhook_field_invalid"),
+            (
+                &[("X-WebRiskOps-Idempotency-Key", "a")],
+                b"{\"idempotency_key\":\"b\"}",
+                "webhook_fields_differ",
+            ),
+            (
+                &[("X-WebRiskOps-Nonce", "a"), ("X-WebRiskOps-Nonce", "b")],
+                b"{}",
+                "webhook_field_repeated",
+            ),
+        ];
+        for (fields, body, cause) in wrong {
+            let reply = gateway.fetch("POST", "/targets/hook", fields, body).await;
+            let expected = (400, "GATEWAY_REQUEST_INVALID", cause);
             gateway.assert_refused(&reply, expected).await;
         }
         origin.assert_not_reached();
