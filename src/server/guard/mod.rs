@@ -18,7 +18,8 @@
 //! sent: to a closed socket, RST comes back. So while the service works for a client that has ended
 //! its sending side, a few `100 Continue` are sent, which RFC 9110 §15.2 has every HTTP/1.1 client
 //! skip. Whoever waits gets the answer behind them; the work for one that has gone is dropped within
-//! a second or two.
+//! a second or two. Once an answer flows its own bytes ask, and HTTP/1.0 knows no interim responses:
+//! its clients are taken to be waiting.
 
 mod stop;
 mod timer;
@@ -433,7 +434,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        self.turn.writing();
         let result = match self.poll_begun_probe(cx) {
             Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -464,9 +464,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
                 return Poll::Ready(Ok(()));
             }
             match &this.stage {
-                Stage::Head { .. } if this.turn.is_idle() => ready!(this.poll_head(cx, buffer)),
+                Stage::Head { .. } => ready!(this.poll_head(cx, buffer)),
+                // The answer was out before the end of the request.
                 Stage::Answer if this.turn.is_idle() => this.await_head(),
-                Stage::Head { .. } | Stage::Answer => return this.poll_answer(cx, buffer),
+                Stage::Answer => return this.poll_answer(cx, buffer),
                 Stage::Body(_) => return this.poll_body(cx, buffer),
                 Stage::Failed(fault) => return Poll::Ready(Err((*fault).into())),
                 Stage::Stopped => return Poll::Ready(Ok(())),
@@ -500,7 +501,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.in_time(cx, result))?;
-        if !this.turn.flushed() || !matches!(this.stage, Stage::Answer | Stage::Head { .. }) {
+        if !this.turn.flushed() || !matches!(this.stage, Stage::Answer) {
             return Poll::Ready(Ok(()));
         }
         if this.turn.is_switched() {
