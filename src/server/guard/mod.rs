@@ -18,14 +18,16 @@
 //! sent: to a closed socket, RST comes back. So while the service works for a client that has ended
 //! its sending side, a few `100 Continue` are sent, which RFC 9110 §15.2 has every HTTP/1.1 client
 //! skip. Whoever waits gets the answer behind them; the work for one that has gone is dropped within
-//! a second or two.
+//! a second or two. Once an answer flows its own bytes ask, and HTTP/1.0 knows no interim responses:
+//! its clients are taken to be waiting.
 
 mod stop;
+mod stream;
 mod timer;
 mod turn;
 
 use std::{
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -433,7 +435,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        self.turn.writing();
         let result = match self.poll_begun_probe(cx) {
             Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -442,83 +443,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let written = ready!(self.in_time(cx, result))?;
         self.probes.written = self.probes.written.saturating_add(written);
         Poll::Ready(Ok(written))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if buffer.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            if this.passing > 0 {
-                let count = this.passing.min(buffer.remaining());
-                buffer.put_slice(this.held.get(..count).unwrap_or_default());
-                this.held.advance(count);
-                this.passing = this.passing.saturating_sub(count);
-                return Poll::Ready(Ok(()));
-            }
-            match &this.stage {
-                Stage::Head { .. } if this.turn.is_idle() => ready!(this.poll_head(cx, buffer)),
-                Stage::Answer if this.turn.is_idle() => this.await_head(),
-                Stage::Head { .. } | Stage::Answer => return this.poll_answer(cx, buffer),
-                Stage::Body(_) => return this.poll_body(cx, buffer),
-                Stage::Failed(fault) => return Poll::Ready(Err((*fault).into())),
-                Stage::Stopped => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_with(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_with(cx, |stream, cx| stream.poll_write_vectored(cx, pieces))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_flush(cx);
-        ready!(this.in_time(cx, result))?;
-        if !this.turn.flushed() || !matches!(this.stage, Stage::Answer | Stage::Head { .. }) {
-            return Poll::Ready(Ok(()));
-        }
-        if this.turn.is_switched() {
-            // What came behind the request is of the new protocol.
-            this.stage = Stage::Stopped;
-            return Poll::Ready(Ok(()));
-        }
-        this.await_head();
-        // hyper may have found nothing to read before, and will not look again by itself.
-        if !this.held.is_empty() || this.eof || this.read_timer.poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Nothing: the connection is not hyper's to close.
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -8,9 +8,8 @@
 //! - hyper drops an answer's body only after it has put the last bytes of the message into its write
 //!   buffer: `write_head`, `write_body_and_end` and `end_body` each come before the drop, in the same
 //!   poll. The one exception is trailers that the request did not ask for (`TE`): there the body is
-//!   dropped first and the final chunk is buffered next, perhaps with a flush in between. So a write
-//!   that comes when the answer seemed to be out makes it be under way again ([`Turn::writing`]);
-//!   between such a flush and that write hyper does not read.
+//!   dropped first and the final chunk is buffered next, but nothing is flushed between, as a buffer
+//!   that had room for the trailers still has it.
 //! - hyper calls the stream's `poll_flush` only with an empty write buffer. So the first flush that
 //!   succeeds after the drop means that the whole answer is with the socket.
 //! - One task does all of this, and there is one answer at a time, as the guard lets no second head
@@ -81,13 +80,6 @@ impl Turn {
     /// Nothing comes after the request that is under way.
     pub(super) fn last(&self) {
         self.last.store(true, Relaxed);
-    }
-
-    /// hyper writes something.
-    pub(super) fn writing(&self) {
-        if self.is_idle() {
-            self.phase.store(BUFFERED, Relaxed);
-        }
     }
 
     /// The socket has everything that hyper had to write. Says whether that ends the answer.

@@ -78,8 +78,9 @@ where
 {
     let turn = Arc::new(Turn::default());
     let guard = Guard::new(stream, first, patience, Arc::clone(&turn));
-    let answer = service_fn(|request| {
-        let (answer, turn) = (service(request), Arc::clone(&turn));
+    let of_answers = Arc::clone(&turn);
+    let answer = service_fn(move |request| {
+        let (answer, turn) = (service(request), Arc::clone(&of_answers));
         async move { Ok::<_, Infallible>(Turn::answer(&turn, answer.await)) }
     });
     // At least what hyper takes, and a byte more than any head that the guard lets through.

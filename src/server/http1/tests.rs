@@ -101,7 +101,7 @@ struct Case {
 
 async fn serving<F, R>(patience: Patience, service: F) -> Case
 where
-    F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+    F: Fn(Request<Incoming>) -> R + Send + 'static,
     R: Future<Output = Response<AnyBody>> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
