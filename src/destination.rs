@@ -5,7 +5,7 @@ use http::{HeaderMap, header::HOST};
 use crate::{
     origin::{Authority, Host, HostFault, Port, Scheme},
     reason::{Cause, Refusal},
-    target::TargetId,
+    target::{TargetId, registry::Wanted},
 };
 
 /// The field by which a client picks one of several targets.
@@ -75,6 +75,18 @@ pub struct AskedUrl {
 }
 
 impl AskedUrl {
+    /// What its owner is looked for by.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            scheme: self.scheme,
+            host: &self.host,
+            port: self.port,
+            path: &self.resource.path,
+            query: self.resource.query.as_deref(),
+            hint: self.hint.as_ref(),
+        }
+    }
+
     /// What the URL means where it names the gateway itself: `/targets/{id}/{path}`. Any other URL
     /// stays what it is.
     ///

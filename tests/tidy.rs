@@ -21,13 +21,14 @@ const LAYERS: &[(&str, &str)] = &[
     // the judgement
     ("fields", ""),
     ("origin", ""),
+    ("path", ""),
     ("reason", ""),
     ("secret", ""),
     ("slots", ""),
-    ("target", "fields origin reason secret"),
+    ("target", "fields origin path reason secret"),
     ("client", "reason secret target"),
     ("destination", "origin reason target"),
-    ("policy", "client destination origin reason target"),
+    ("policy", "client destination origin path reason target"),
     ("problem", "reason"),
     ("webhook", "reason secret target"),
     // what it tells and keeps
@@ -39,21 +40,22 @@ const LAYERS: &[(&str, &str)] = &[
     // the way out
     ("dial", "policy"),
     ("resolve", "dial"),
-    ("egress", "dial origin policy reason record resolve sightings target telemetry"),
+    ("tls", "origin target"),
+    ("egress", "dial origin policy reason record resolve sightings target telemetry tls"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
     ("admin", "origin reason secret target telemetry"),
     ("config", "admin client fields origin resolve secret server::tls target telemetry webhook"),
-    ("view", "client config dial egress policy resolve sightings target telemetry"),
-    ("explain", "client destination policy reason target view"),
+    ("view", "client config dial egress policy resolve sightings target telemetry tls"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
-    ("forward", "origin reason record"),
+    ("forward", "destination egress origin policy reason record target tls"),
     (
         "gateway",
-        "client deliveries destination forward origin policy problem reason record slots store \
-         target telemetry view webhook",
+        "client deliveries destination egress forward origin path policy problem reason record \
+         slots store target telemetry view webhook",
     ),
+    ("explain", "client destination gateway policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
@@ -81,6 +83,7 @@ const PURE: &[&str] = &[
     "fields",
     "forward::client_hello",
     "origin",
+    "path",
     "policy",
     "problem",
     "reason",

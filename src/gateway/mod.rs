@@ -2,6 +2,7 @@
 
 mod deliver;
 pub(crate) mod relay;
+mod switch;
 
 use std::{
     net::IpAddr,
@@ -9,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-pub use relay::{RelayRequest, Switch, SwitchSlot};
+pub use relay::RelayRequest;
+pub use switch::{Switch, SwitchSlot};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;

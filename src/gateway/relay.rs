@@ -1,6 +1,6 @@
 //! The relay: a request whose path, redirects and answer the gateway sees.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
@@ -8,8 +8,6 @@ use http::{
     header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -18,6 +16,7 @@ use super::{
     ClientConn, Gateway, authenticate,
     deliver::{Delivery, Facts, Replay},
     refuse,
+    switch::{Switch, SwitchSlot},
 };
 use crate::{
     client::Client,
@@ -26,7 +25,6 @@ use crate::{
     forward::{
         ahead::Ahead,
         body::{ClientBody, Progress, RequestBody, ResponseBody, Watch},
-        connect::{ClientStream, Terms, tunnel},
         fields,
         pool::{Pool, Sender},
         upstream::{Answered, Errand},
@@ -79,44 +77,6 @@ impl RelayRequest<'_> {
     }
 }
 
-/// Where a request leaves the other protocol that its target has agreed to, for the connection to
-/// go on with once the client has its 101.
-#[derive(Debug, Default)]
-pub struct SwitchSlot(Mutex<Option<Switch>>);
-
-impl SwitchSlot {
-    /// What was agreed on.
-    pub fn take(&self) -> Option<Switch> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn put(&self, switch: Switch) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(switch);
-    }
-}
-
-/// Another protocol that a target has agreed to.
-#[derive(Debug)]
-pub struct Switch {
-    upstream: OnUpgrade,
-    terms: Terms,
-    record: Record,
-    _slots: (Slot<String>, Slot<TargetId>),
-}
-
-impl Switch {
-    /// Carries the other protocol to its end, byte for byte.
-    pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
-        match self.upstream.await {
-            Ok(upstream) => {
-                let upstream = TokioIo::new(upstream);
-                tunnel(client, early, upstream, &self.terms, &mut self.record).await;
-            }
-            Err(_) => self.record.end = Some("target_reset"),
-        }
-    }
-}
-
 impl Gateway {
     /// Answers one request: with the target's answer, or the problem that says why there is none.
     pub async fn relay(
@@ -155,7 +115,9 @@ impl Gateway {
         let mut gateway_name = host_field(&request.headers);
         let asked = match asked? {
             // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
-            Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url) => {
+            Asked::Url(url)
+                if request.is_http2() && view.targets.owns_nothing_at(&url.wanted()) =>
+            {
                 gateway_name = Some(url.host.clone());
                 url.on_the_gateway()?
             }
@@ -370,7 +332,9 @@ pub(crate) fn owner_of<'a>(
     asked: &Asked,
 ) -> Result<&'a Arc<Target>, Refusal> {
     match asked {
-        Asked::Url(url) => view.targets.owner_of_url(url, |target| client.may_use(&target.id)),
+        Asked::Url(url) => {
+            view.targets.owner_of_url(&url.wanted(), |target| client.may_use(&target.id))
+        }
         Asked::ById { id, .. } => view
             .targets
             .get(id.as_str())

@@ -6,8 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Ownership, Target, TargetId};
 use crate::{
-    destination::AskedUrl,
-    origin::{Authority, Port, Scheme},
+    origin::{Authority, Host, Port, Scheme},
     reason::{Cause, Refusal},
 };
 
@@ -16,6 +15,23 @@ use crate::{
 pub struct Registry {
     by_id: HashMap<TargetId, Arc<Target>>,
     by_authority: HashMap<Authority, SmallVec<[Arc<Target>; 1]>>,
+}
+
+/// An absolute URL, as somebody looks for its owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// As written.
+    pub scheme: Scheme,
+    /// The canonical host.
+    pub host: &'a Host,
+    /// The port, where it was written.
+    pub port: Option<Port>,
+    /// The path.
+    pub path: &'a str,
+    /// The query.
+    pub query: Option<&'a str>,
+    /// The target that the client names.
+    pub hint: Option<&'a TargetId>,
 }
 
 impl Registry {
@@ -99,7 +115,7 @@ impl Registry {
     /// `no_target`, `target_mismatch` or `ambiguous_target`.
     pub fn owner_of_url(
         &self,
-        asked: &AskedUrl,
+        asked: &Wanted<'_>,
         preferred: impl Fn(&Target) -> bool,
     ) -> Result<&Arc<Target>, Refusal> {
         let authority = |port| Authority { host: asked.host.clone(), port };
@@ -114,7 +130,7 @@ impl Registry {
             let upgraded = self.owners(&authority(Port::HTTPS));
             owners.extend(upgraded.iter().filter(|target| scheme(target) == Scheme::Https));
         }
-        if let Some(id) = &asked.hint {
+        if let Some(id) = asked.hint {
             let named = owners.into_iter().find(|target| target.id == *id);
             return named.ok_or_else(|| self.not_the_owner(id, &written));
         }
@@ -122,8 +138,7 @@ impl Registry {
             return Err(Refusal::new(Cause::NoTarget, format!("no target owns {written}")));
         };
         owners.retain(|target| usable(target));
-        let holds =
-            |target: &Target| target.holds(&asked.resource.path, asked.resource.query.as_deref());
+        let holds = |target: &Target| target.holds(asked.path, asked.query);
         let longest =
             owners.iter().filter(|target| holds(target)).map(|t| t.base.path().len()).max();
         let Some(longest) = longest else {
@@ -139,7 +154,7 @@ impl Registry {
     }
 
     /// Whether no target has a URL's host and port.
-    pub fn owns_nothing_at(&self, asked: &AskedUrl) -> bool {
+    pub fn owns_nothing_at(&self, asked: &Wanted<'_>) -> bool {
         let port = asked.port.unwrap_or_else(|| asked.scheme.default_port());
         self.owners(&Authority { host: asked.host.clone(), port }).is_empty()
     }

@@ -1,3 +1,5 @@
+//! A client's requests over one connection, through the guard and hyper, with real sockets.
+
 #![expect(
     clippy::disallowed_methods,
     reason = "the client of these tests connects to loopback, and their tasks are their own"
