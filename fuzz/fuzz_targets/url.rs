@@ -29,8 +29,12 @@ fuzz_target!(|text: &str| {
         assert!(shown.ends_with("?[redacted]"));
         return;
     }
-    assert_eq!(plain, webhook);
-    let again = BaseUrl::parse(&shown, false);
+    // A webhook's URL is exact, so it keeps a slash that a base URL does without.
+    let plain = plain.unwrap();
+    assert_eq!(plain.origin, ours.origin);
+    assert_eq!(plain.path(), if plain.is_root() { "/" } else { ours.path().trim_end_matches('/') });
+    assert_eq!(BaseUrl::parse(&plain.to_string(), false), Ok(plain));
+    let again = BaseUrl::parse(&shown, true);
     assert_eq!(again.as_ref(), Ok(ours), "{shown}");
     assert_eq!(again.unwrap().to_string(), shown);
     assert_http_agrees(&shown, ours);

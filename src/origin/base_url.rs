@@ -29,6 +29,10 @@ impl BaseUrl {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).ok_or(UrlFault::Characters)?;
         let url = url::Url::parse(text).map_err(|_| UrlFault::NotAUrl)?;
+        // Percent-encoding makes it longer; what is kept has to be readable again.
+        if url.as_str().len() > URL_BYTES_MAX {
+            return Err(UrlFault::Length);
+        }
         let authority = read_authority(scheme, authority, &url)?;
         let (path, query) = read_tail(tail, &url, query_allowed)?;
         if query.is_some() && !query_allowed {

@@ -173,6 +173,20 @@ fn base_urls_with_any_ambiguity_are_refused() {
 }
 
 #[test]
+fn a_url_that_grows_too_long_by_encoding_is_refused() {
+    let grown = format!("https://a.example/{}", "`".repeat(1000));
+    assert_eq!(base(&grown), Err(UrlFault::Length));
+    assert!(base(&format!("https://a.example/{}", "`".repeat(600))).is_ok());
+}
+
+#[test]
+fn a_webhook_url_keeps_its_slash_as_it_is_the_exact_url() {
+    let path = |text| BaseUrl::parse(text, true).unwrap().path().to_owned();
+    assert_eq!(path("https://hooks.example/catch/1/"), "/catch/1/");
+    assert_eq!(path("https://hooks.example/catch/1"), "/catch/1");
+}
+
+#[test]
 fn a_webhook_url_may_have_a_query_and_never_shows_it() {
     let url = BaseUrl::parse("https://hooks.example/in?token=s3cret", true).unwrap();
     assert_eq!(url.to_string(), "https://hooks.example/in?[redacted]");

@@ -1,6 +1,6 @@
 //! Real receivers: what stands at a target's address.
 
-use super::http::Conn;
+use super::{eventually, http::Conn};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -138,7 +138,7 @@ impl Receiver {
 
     /// Waits until the first connection satisfies `condition`.
     pub(crate) async fn first(&self, what: &str, condition: impl Fn(&Visit) -> bool) -> Visit {
-        super::eventually(what, async || {
+        eventually(what, async || {
             self.visits.lock().unwrap().first().filter(|visit| condition(visit)).cloned()
         })
         .await
@@ -204,8 +204,13 @@ pub(crate) struct Deaf {
 }
 
 impl Deaf {
-    /// Takes the address.
+    /// Takes the address, once whoever listened there before is gone.
     pub(crate) async fn start(address: (IpAddr, u16)) -> Self {
+        eventually("nobody listens on the address", async || {
+            let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            TcpStream::connect(address).await.is_err_and(refused).then_some(())
+        })
+        .await;
         let listener = bound(address.into());
         listener.listen(0).unwrap();
         // With a backlog of 0 one connection waits in the queue; it is never accepted.
