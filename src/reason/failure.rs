@@ -169,7 +169,7 @@ impl Failure {
         }
     }
 
-    /// Whether failures of this row may pass by themselves; see [`Cause::retryable`].
+    /// Whether failures of this row may pass by themselves; see [`super::Cause::retryable`].
     pub(super) const fn retryable(self) -> bool {
         match self {
             Self::NameUnresolved
