@@ -104,6 +104,17 @@ impl AskedUrl {
 }
 
 impl Asked {
+    /// Host and port, where the request itself tells them: for its record.
+    pub fn authority(&self) -> Option<String> {
+        match self {
+            Self::Url(url) => {
+                let port = url.port.unwrap_or_else(|| url.scheme.default_port());
+                Some(Authority { host: url.host.clone(), port }.to_string())
+            }
+            Self::ById { .. } => None,
+        }
+    }
+
     /// Reads the target and the fields of a request that is no CONNECT.
     ///
     /// # Errors

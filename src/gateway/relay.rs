@@ -109,7 +109,9 @@ impl Gateway {
         request: RelayRequest<'_>,
         record: &mut Record,
     ) -> Result<Passed, Refusal> {
+        // Read first, so that the record of any refusal says what was asked for.
         let asked = Asked::parse(&request.target, &request.headers);
+        record.authority = asked.as_ref().ok().and_then(Asked::authority);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
         let mut gateway_name = host_field(&request.headers);

@@ -957,3 +957,12 @@ fn nothing_else_is_reached_while_requests_are_relayed() {
         canary.assert_silent().await;
     });
 }
+
+#[test]
+fn a_refused_request_is_recorded_with_the_host_that_it_asked_for() {
+    lab::run(async |lab| {
+        let gateway = lab.gateway_with_acme().await;
+        let event = gateway.refuse_get("http://nobody.example/x?token=1", NO_TARGET).await;
+        assert_eq!(event.text("authority"), "nobody.example:80");
+    });
+}
