@@ -25,12 +25,11 @@ use crate::{
     origin::{Host, Scheme},
     policy::{Answered, Permit, Scene, Vetted, address::Class, vet},
     reason::{Cause, Refusal},
-    record::Record,
     resolve::{ResolveError, Resolver},
     sightings::Sightings,
     target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
-    tls::{Alpn, Outbound, Protocol, TlsError, TlsFacts, Watched},
+    tls::{Alpn, CertificateFacts, Outbound, Protocol, TlsError, TlsFacts, Watched},
 };
 
 /// Everything that leads out, for one configuration.
@@ -41,6 +40,8 @@ pub struct Egress {
     /// What addresses are judged against; replaced when the machine's own addresses change.
     pub scene: ArcSwap<Scene>,
     pub(crate) direct: Direct,
+    /// `direct`, as events name the route.
+    pub(crate) direct_route: Arc<str>,
     pub(crate) tls: Outbound,
     pub(crate) tls_timeout: Duration,
     /// The resolver for targets without one of their own.
@@ -49,6 +50,23 @@ pub struct Egress {
     pub(crate) resolvers: HashMap<String, Option<Arc<Resolver>>>,
     pub(crate) sightings: Arc<Sightings>,
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What is noted on the way out, for the record of a request and for checks.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// The address that was dialled.
+    pub pinned: Option<SocketAddr>,
+    /// `direct`, or a tunnel's name.
+    pub route: Option<Arc<str>>,
+    /// Time to resolve the name.
+    pub dns: Option<Duration>,
+    /// Time to connect.
+    pub connect: Option<Duration>,
+    /// Time for the TLS handshake with the target.
+    pub tls: Option<Duration>,
+    /// The certificate that was presented where the handshake failed.
+    pub certificate: Option<Box<CertificateFacts>>,
 }
 
 /// Where a permitted request goes: vetted addresses and no others.
@@ -148,16 +166,28 @@ impl Egress {
     ///
     /// # Errors
     /// The refusal of the first rule that does not pass.
-    pub async fn pin(&self, permit: &Permit, record: &mut Record) -> Result<Pinned, Refusal> {
+    pub async fn pin(&self, permit: &Permit, notes: &mut Notes) -> Result<Pinned, Refusal> {
+        let addresses = self.addresses_of(permit, notes).await?;
+        self.approve(permit, &addresses, notes).await
+    }
+
+    /// Rules 6 to 8 for the addresses of an answer: vet all of them, remember, route.
+    ///
+    /// # Errors
+    /// The refusal of the first rule that does not pass.
+    pub async fn approve(
+        &self,
+        permit: &Permit,
+        addresses: &[IpAddr],
+        notes: &mut Notes,
+    ) -> Result<Pinned, Refusal> {
         let authority = &permit.destination().authority;
         let target = permit.target();
-        let addresses = self.addresses_of(permit, record).await?;
         let last_seen = self.last_seen(target, &authority.host);
-        let scene = self.scene.load();
-        let answered = Answered { addresses: &addresses, port: authority.port, last_seen };
-        let vetted = vet(permit, &scene, &answered)?;
+        let answered = Answered { addresses, port: authority.port, last_seen };
+        let vetted = vet(permit, &self.scene.load(), &answered)?;
         self.remember(permit, vetted.class()).await;
-        record.route = Some(self.route(target)?);
+        notes.route = Some(self.route(target)?);
         Ok(Pinned { vetted })
     }
 
@@ -165,11 +195,11 @@ impl Egress {
     ///
     /// # Errors
     /// Why no connection stands.
-    pub async fn connect(&self, pinned: &Pinned, record: &mut Record) -> Result<Upstream, Refusal> {
-        record.pinned = pinned.first();
+    pub async fn connect(&self, pinned: &Pinned, notes: &mut Notes) -> Result<Upstream, Refusal> {
+        notes.pinned = pinned.first();
         let started = Instant::now();
         let result = self.direct.connect(pinned.vetted.addresses()).await;
-        record.connect = Some(started.elapsed());
+        notes.connect = Some(started.elapsed());
         self.metrics
             .connect_duration
             .with_label_values(&["direct"])
@@ -178,7 +208,7 @@ impl Egress {
             let shown = pinned.first().map_or_else(String::new, |addr| addr.to_string());
             Refusal::new(Cause::from(&error), format!("{shown}: {error}"))
         })?;
-        record.pinned = Some(dialled.address);
+        notes.pinned = Some(dialled.address);
         Ok(Upstream { stream: dialled.stream, address: dialled.address })
     }
 
@@ -191,7 +221,7 @@ impl Egress {
         upstream: Upstream,
         target: &Target,
         alpn: Alpn,
-        record: &mut Record,
+        notes: &mut Notes,
     ) -> Result<Ready, Refusal> {
         let Upstream { stream, address } = upstream;
         if target.base.origin.scheme == Scheme::Http {
@@ -203,18 +233,24 @@ impl Egress {
         let host = &target.base.origin.authority.host;
         let started = Instant::now();
         let result = tls.handshake(stream, host, alpn, self.tls_timeout).await;
-        record.tls = Some(started.elapsed());
+        notes.tls = Some(started.elapsed());
         self.metrics.tls_handshake_duration.observe(started.elapsed().as_secs_f64());
         let secured = result.map_err(|error| {
-            Refusal::new(Cause::from(&error.cause), format!("{address}: {error}"))
+            let refusal = Refusal::new(Cause::from(&error.cause), format!("{address}: {error}"));
+            notes.certificate = error.certificate;
+            refusal
         })?;
         Ok(Ready { stream: Stream::Tls(Box::new(secured.stream)), facts: Some(secured.facts) })
     }
 
-    async fn addresses_of(
+    /// Rule 5: all addresses of the destination.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn addresses_of(
         &self,
         permit: &Permit,
-        record: &mut Record,
+        notes: &mut Notes,
     ) -> Result<Arc<[IpAddr]>, Refusal> {
         let host = &permit.destination().authority.host;
         if let Host::Ip(ip) = host {
@@ -222,7 +258,7 @@ impl Egress {
         }
         let started = Instant::now();
         let result = self.resolve(permit.target(), host).await;
-        record.dns = Some(started.elapsed());
+        notes.dns = Some(started.elapsed());
         self.metrics.dns_duration.observe(started.elapsed().as_secs_f64());
         result
     }
@@ -254,9 +290,11 @@ impl Egress {
     ///
     /// # Errors
     /// `tunnel_unavailable`.
-    pub fn route(&self, target: &Target) -> Result<&'static str, Refusal> {
+    pub fn route(&self, target: &Target) -> Result<Arc<str>, Refusal> {
         match target.network.policy {
-            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => Ok("direct"),
+            PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => {
+                Ok(Arc::clone(&self.direct_route))
+            }
             PrivateNetworkPolicy::Tunnel => {
                 let tunnel = target.network.tunnel.as_deref().unwrap_or_default();
                 let detail = format!("tunnel {tunnel} does not carry traffic");

@@ -34,7 +34,7 @@ pub struct Explanation {
     /// The address that would be tried first.
     pub pinned: Option<String>,
     /// `direct`, or the tunnel's name.
-    pub route: Option<&'static str>,
+    pub route: Option<Arc<str>>,
 }
 
 /// What one rule said.
@@ -132,7 +132,7 @@ struct Story {
     rules: Vec<Step>,
     addresses: Vec<AddressSaid>,
     pinned: Option<String>,
-    route: Option<&'static str>,
+    route: Option<Arc<str>>,
 }
 
 impl Story {
@@ -196,7 +196,7 @@ async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), 
     Ok(())
 }
 
-fn story_route(view: &View, target: &Target, story: &mut Story) -> Result<&'static str, Refusal> {
+fn story_route(view: &View, target: &Target, story: &mut Story) -> Result<Arc<str>, Refusal> {
     story.said(ROUTE, view.egress.route(target))
 }
 

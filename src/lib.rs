@@ -36,6 +36,7 @@ pub mod server;
 
 // beside the way
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod deliveries;
 pub mod explain;

@@ -66,7 +66,7 @@ impl Problem {
             retryable: refusal.cause.retryable(),
             retry_after_seconds: retry_after,
             fallback: refusal.fallback(),
-            connectivity_check_id: None,
+            connectivity_check_id: refusal.check_id.as_deref(),
         };
         let body = serde_json::to_vec(&document).unwrap_or_default().into();
         let headers = headers(refusal.cause, code.as_str(), retry_after);

@@ -1,11 +1,11 @@
 //! Everything noted of one request or tunnel, and the one event that is written at its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use crate::{reason::Refusal, target::TargetId, telemetry::metrics::Metrics};
+use crate::{egress::Notes, reason::Refusal, target::TargetId, telemetry::metrics::Metrics};
 
 /// How the record ends.
 #[derive(Debug)]
@@ -36,20 +36,12 @@ pub struct Record {
     pub target: Option<TargetId>,
     /// The canonical `host:port`; never what could not be parsed, which may hold a credential.
     pub authority: Option<String>,
-    /// The address that was dialled.
-    pub pinned: Option<SocketAddr>,
-    /// `direct`, or a tunnel's name.
-    pub route: Option<&'static str>,
+    /// Where it went, and how long each step of the way took.
+    pub notes: Notes,
     /// Time to authenticate.
     pub auth: Option<Duration>,
     /// Time to find the target and ask the rules.
     pub policy: Option<Duration>,
-    /// Time to resolve the name.
-    pub dns: Option<Duration>,
-    /// Time to connect.
-    pub connect: Option<Duration>,
-    /// Time for the TLS handshake with the target.
-    pub tls: Option<Duration>,
     /// Time from the request to the first byte of the target.
     pub first_byte: Option<Duration>,
     /// Bytes carried to the target.
@@ -76,13 +68,9 @@ impl Record {
             client: None,
             target: None,
             authority: None,
-            pinned: None,
-            route: None,
+            notes: Notes::default(),
             auth: None,
             policy: None,
-            dns: None,
-            connect: None,
-            tls: None,
             first_byte: None,
             to_target: 0,
             to_client: 0,
@@ -150,13 +138,13 @@ impl Drop for Record {
             code = Some(code).filter(|code| !code.is_empty()),
             cause,
             detail,
-            pinned = self.pinned.map(tracing::field::display),
-            route = self.route,
+            pinned = self.notes.pinned.map(tracing::field::display),
+            route = self.notes.route.as_deref(),
             auth = milliseconds(self.auth),
             policy = milliseconds(self.policy),
-            dns = milliseconds(self.dns),
-            connect = milliseconds(self.connect),
-            tls = milliseconds(self.tls),
+            dns = milliseconds(self.notes.dns),
+            connect = milliseconds(self.notes.connect),
+            tls = milliseconds(self.notes.tls),
             first_byte = milliseconds(self.first_byte),
             total = milliseconds(Some(self.elapsed())),
             bytes_to_target = self.to_target,

@@ -21,25 +21,25 @@ use crate::{
     policy::{Own, Scene},
     resolve::{self, Resolver, Server, system_servers},
     sightings::Sightings,
-    target::Registry,
+    target::{Registry, Target},
     telemetry::metrics::Metrics,
     tls::{Outbound, Roots, TlsSettingsError},
 };
 
 /// One configuration, ready for requests. Swapped whole, so that no request sees half of a change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct View {
     /// Who may use the proxy.
-    pub clients: Clients,
+    pub clients: Arc<Clients>,
     /// What may be reached.
     pub targets: Registry,
     /// The way out.
-    pub egress: Egress,
+    pub egress: Arc<Egress>,
     /// The addresses that customers allowlist, for next steps.
     pub egress_ips: Vec<IpAddr>,
     /// Limits of time, number and size.
     pub limits: Limits,
-    /// Which configuration this is: connections opened under another are not used again.
+    /// How often the configuration has been replaced; its targets are of this generation.
     pub generation: u64,
     deny: Vec<ipnet::IpNet>,
     allow_loopback: bool,
@@ -135,23 +135,26 @@ impl View {
             };
             resolvers.insert(name, reachable);
         }
+        let generation = previous.map_or(0, |view| view.generation.saturating_add(1));
+        let of_this = |target| Target { generation, ..target };
         let view = Self {
-            clients: Clients::new(config.clients)?,
-            targets: Registry::new(config.targets),
-            egress: Egress {
+            clients: Arc::new(Clients::new(config.clients)?),
+            targets: Registry::new(config.targets.into_iter().map(of_this)),
+            egress: Arc::new(Egress {
                 tls,
                 tls_timeout: config.limits.tls_timeout,
                 direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
+                direct_route: Arc::from("direct"),
                 addresses,
                 scene: ArcSwap::from_pointee(Scene::default()),
                 resolver: default_resolver,
                 resolvers,
                 sightings: Arc::clone(&shared.sightings),
                 metrics: Arc::clone(&shared.metrics),
-            },
+            }),
             egress_ips: config.egress.ip,
             limits: config.limits,
-            generation: previous.map_or(0, |view| view.generation.saturating_add(1)),
+            generation,
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,
             listeners,

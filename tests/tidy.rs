@@ -33,7 +33,6 @@ const LAYERS: &[(&str, &str)] = &[
     ("webhook", "reason secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
-    ("record", "reason target telemetry"),
     ("store", "policy"),
     ("sightings", "policy store"),
     ("deliveries", "origin store target webhook"),
@@ -41,7 +40,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
-    ("egress", "dial origin policy reason record resolve sightings target telemetry tls"),
+    ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
+    ("record", "egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
     ("admin", "origin reason secret target telemetry"),
@@ -55,6 +55,7 @@ const LAYERS: &[(&str, &str)] = &[
         "client deliveries destination egress forward origin path policy problem reason record \
          slots store target telemetry view webhook",
     ),
+    ("check", "reason target"),
     ("explain", "client destination gateway policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),

@@ -134,7 +134,7 @@ fn print(explanation: &Explanation) {
         println!("next step: {}", explanation.next_step.as_deref().unwrap_or_default());
     } else {
         let target = explanation.target_id.as_deref().unwrap_or_default();
-        let route = explanation.route.unwrap_or_default();
+        let route = explanation.route.as_deref().unwrap_or_default();
         let pinned =
             explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
         println!("allowed: target {target}, {route}, to {pinned}");

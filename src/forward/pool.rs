@@ -16,7 +16,10 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
-use crate::{policy::VettedAddr, target::TargetId};
+use crate::{
+    policy::VettedAddr,
+    target::{Target, TargetId},
+};
 
 /// How long a connection may wait. Below the keep-alive of common servers (nginx 75 s, Apache 5 s
 /// announce theirs by closing), so that few requests meet one that is just being closed.
@@ -80,16 +83,11 @@ pub struct Pool {
 impl Pool {
     /// A connection of the target to one of the vetted addresses. Those of the target that can
     /// never be used again are dropped on the way.
-    pub fn take(
-        &self,
-        target: &TargetId,
-        vetted: &[VettedAddr],
-        generation: u64,
-    ) -> Option<(SocketAddr, Sender)> {
+    pub fn take(&self, target: &Target, vetted: &[VettedAddr]) -> Option<(SocketAddr, Sender)> {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = by_target.get_mut(target)?;
+        let idle = by_target.get_mut(&target.id)?;
         idle.retain(|one| {
-            one.generation == generation
+            one.generation == target.generation
                 && vetted.iter().any(|vetted| vetted.addr() == one.address)
                 && one.since.elapsed() < IDLE_MAX
                 && !one.sender.is_closed()
@@ -104,31 +102,34 @@ impl Pool {
             Some(Sender::Http1(_)) => idle.pop().map(|one| (one.address, one.sender)),
         };
         if idle.is_empty() {
-            by_target.remove(target);
+            by_target.remove(&target.id);
         }
         found
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(&self, target: &TargetId, address: SocketAddr, generation: u64, sender: Sender) {
+    pub fn put(&self, target: &Target, address: SocketAddr, sender: Sender) {
         if sender.is_closed() {
             return;
         }
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = by_target.entry(target.clone()).or_default();
+        let idle = by_target.entry(target.id.clone()).or_default();
         if let Some(shared) = idle.iter_mut().find(|one| one.sender.is_same(&sender)) {
             shared.since = Instant::now();
         } else if idle.len() < IDLE_PER_TARGET_MAX {
+            let generation = target.generation;
             idle.push(Idle { address, generation, since: Instant::now(), sender });
         }
     }
 
-    /// Drops what has waited too long, or belongs to another configuration.
-    pub fn sweep(&self, generation: u64) {
+    /// Drops what has waited too long, or belongs to another configuration than the one that
+    /// `generation` gives for the target.
+    pub fn sweep(&self, generation: impl Fn(&TargetId) -> Option<u64>) {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
-        by_target.retain(|_, idle| {
+        by_target.retain(|id, idle| {
+            let generation = generation(id);
             idle.retain(|one| {
-                one.generation == generation
+                Some(one.generation) == generation
                     && one.since.elapsed() < IDLE_MAX
                     && !one.sender.is_closed()
             });

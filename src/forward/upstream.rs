@@ -27,10 +27,9 @@ use super::{
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Pinned, Stream},
+    egress::{Egress, Notes, Pinned, Stream},
     origin::Origin,
     reason::{Cause, Refusal},
-    record::Record,
     target::Target,
     tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
 };
@@ -51,8 +50,6 @@ pub struct Errand<'a> {
     pub target: &'a Target,
     /// Where it goes.
     pub pinned: &'a Pinned,
-    /// The configuration that decided.
-    pub generation: u64,
     /// Whether the request asks for another protocol: then only HTTP/1.1 on a connection of its own.
     pub upgrades: bool,
     /// `limits.response_timeout`.
@@ -107,14 +104,14 @@ impl Upstreams {
         errand: &Errand<'_>,
         mut request: Request<RequestBody>,
         progress: &Progress,
-        record: &mut Record,
+        notes: &mut Notes,
     ) -> Result<Answered, Refusal> {
         let target = errand.target;
         if !errand.upgrades {
             while let Some((address, sender)) =
-                self.pool.take(&target.id, errand.pinned.vetted().addresses(), errand.generation)
+                self.pool.take(target, errand.pinned.vetted().addresses())
             {
-                record.pinned = Some(address);
+                notes.pinned = Some(address);
                 let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
                 match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
@@ -123,7 +120,7 @@ impl Upstreams {
                 }
             }
         }
-        let opened = self.open(errand, record).await?;
+        let opened = self.open(errand, notes).await?;
         let address = opened.address;
         match attempt(errand, opened, request, progress).await {
             Ok(answered) => Ok(answered),
@@ -135,11 +132,11 @@ impl Upstreams {
         }
     }
 
-    async fn open(&self, errand: &Errand<'_>, record: &mut Record) -> Result<Connection, Refusal> {
-        let upstream = errand.egress.connect(errand.pinned, record).await?;
+    async fn open(&self, errand: &Errand<'_>, notes: &mut Notes) -> Result<Connection, Refusal> {
+        let upstream = errand.egress.connect(errand.pinned, notes).await?;
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
-        let ready = errand.egress.secure(upstream, errand.target, alpn, record).await?;
+        let ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };

@@ -274,11 +274,14 @@ impl<'a> Delivery<'a> {
             // Said by whoever refused.
             let _seconds = self.attempt.retry_after_seconds.get_or_insert(wait.as_secs());
         }
+        // What a check found was not found by sending.
+        let checked = refusal.check_id.is_some();
         let back_off = self.note(&End {
-            status: status_of(failure),
+            status: if checked { WebhookStatus::Blocked } else { status_of(failure) },
             code: Some(refusal.code()),
             cause: Some(refusal.cause.as_str()),
-            went: answered.unwrap_or_else(|| went_by(failure)),
+            went: answered
+                .unwrap_or_else(|| if checked { Went::Unknown } else { went_by(failure) }),
         });
         if back_off.is_some() {
             refusal.retry_after = back_off;
@@ -406,6 +409,8 @@ const fn went_by(failure: Failure) -> Went {
         | Failure::RedirectBlocked
         | Failure::BodyTooLarge
         | Failure::TargetUnknown
+        | Failure::AllowlistRefused
+        | Failure::CheckUnfinished
         | Failure::ReceiverDown
         | Failure::ReceiverSilent
         | Failure::IdempotencyConflict
@@ -451,6 +456,8 @@ const fn status_of(failure: Failure) -> WebhookStatus {
         | Failure::RedirectBlocked
         | Failure::BodyTooLarge
         | Failure::TargetUnknown
+        | Failure::AllowlistRefused
+        | Failure::CheckUnfinished
         | Failure::ReceiverDown
         | Failure::ReceiverSilent
         | Failure::IdempotencyConflict

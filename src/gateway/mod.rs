@@ -157,8 +157,8 @@ impl Gateway {
             let permit = policy::permit(&client, destination, target, Mode::Connect)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
-            let pinned = egress.pin(&permit, record).await?;
-            let upstream = egress.connect(&pinned, record).await?;
+            let pinned = egress.pin(&permit, &mut record.notes).await?;
+            let upstream = egress.connect(&pinned, &mut record.notes).await?;
             let host = permit.destination().authority.host.clone();
             Ok((upstream.stream, self.terms(view, Mode::Connect, Some(host)), slots))
         };
@@ -168,7 +168,9 @@ impl Gateway {
     /// Drops connections to targets that wait in vain, and what is known of targets that are gone.
     pub fn sweep(&self) {
         let view = self.view.load();
-        self.upstreams.pool().sweep(view.generation);
+        self.upstreams
+            .pool()
+            .sweep(|id| view.targets.get(id.as_str()).map(|target| target.generation));
         self.deliveries.sweep(|id| view.targets.get(id.as_str()).is_some());
     }
 

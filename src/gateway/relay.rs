@@ -144,7 +144,7 @@ impl Gateway {
             {
                 return Ok(Passed::Replay(replay));
             }
-            let pinned = view.egress.pin(&permit, record).await?;
+            let pinned = view.egress.pin(&permit, &mut record.notes).await?;
             if let Some(delivery) = &mut delivery {
                 delivery.sending();
             }
@@ -192,12 +192,11 @@ impl Gateway {
             egress: &view.egress,
             target: permit.target(),
             pinned,
-            generation: view.generation,
             upgrades: outgoing.upgrades,
             response_timeout: view.limits.response_timeout,
         };
         let Outgoing { request, progress, .. } = outgoing;
-        let answered = self.upstreams.send(&errand, request, &progress, record).await;
+        let answered = self.upstreams.send(&errand, request, &progress, &mut record.notes).await;
         record.to_target = progress.bytes();
         record.first_byte = answered.is_ok().then(|| record.elapsed());
         answered
@@ -422,8 +421,8 @@ impl Carried {
             progress: self.progress,
             to_target: bytes("to_target"),
             to_client: bytes("to_client"),
-            kept: Some((Arc::clone(gateway.upstreams.pool()), address, view.generation, sender)),
-            target: self.target.id.clone(),
+            kept: Some((Arc::clone(gateway.upstreams.pool()), address, sender)),
+            target: self.target,
             _slots: self.slots,
         };
         let idle = view.limits.idle_timeout;
@@ -438,8 +437,8 @@ struct RelayWatch {
     progress: Arc<Progress>,
     to_target: IntCounter,
     to_client: IntCounter,
-    kept: Option<(Arc<Pool>, std::net::SocketAddr, u64, Sender)>,
-    target: TargetId,
+    kept: Option<(Arc<Pool>, std::net::SocketAddr, Sender)>,
+    target: Arc<Target>,
     _slots: (Slot<String>, Slot<TargetId>),
 }
 
@@ -452,8 +451,8 @@ impl Watch for RelayWatch {
 
     fn ended(&mut self) {
         self.record.end = Some("closed");
-        if let Some((pool, address, generation, sender)) = self.kept.take() {
-            pool.put(&self.target, address, generation, sender);
+        if let Some((pool, address, sender)) = self.kept.take() {
+            pool.put(&self.target, address, sender);
         }
     }
 

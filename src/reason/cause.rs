@@ -310,6 +310,13 @@ causes! {
     RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
         "Approve the place in the target's redirects, or correct its base_url.";
+    // rule 4: connectivity checks
+    AllowlistRefused = "allowlist_refused", AllowlistRefused, Customer, "destination_unavailable",
+        "The target answers that it does not serve the gateway's address.",
+        "Add {egress_ip} to the IP allowlist of the target, its firewall or its load balancer.";
+    CheckUnfinished = "check_unfinished", CheckUnfinished, Operator, "proxy_internal_response",
+        "The target needs a current connectivity check, and none could be finished in time.",
+        "Try again after Retry-After; if it lasts, see the target's connectivity on the admin listener.";
     // inside a CONNECT tunnel
     SniMismatch = "sni_mismatch", NotApproved, Product, "http_request_denied",
         "The TLS server name inside the tunnel is not the host that was asked for.",

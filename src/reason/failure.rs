@@ -37,6 +37,10 @@ pub enum Failure {
     TlsInvalid,
     /// The tunnel is down.
     TunnelDown,
+    /// The target's own answer shows that it refuses the egress address.
+    AllowlistRefused,
+    /// No connectivity check could be finished.
+    CheckUnfinished,
     /// The receiver was down and is left alone for a while.
     ReceiverDown,
     /// The receiver did not answer in time and is left alone for a while.
@@ -67,6 +71,7 @@ pub enum Failure {
 
 impl Failure {
     /// The code for a target of this deployment mode.
+    #[expect(clippy::too_many_lines, reason = "the contract's table, row by row")]
     pub(super) const fn code(self, mode: DeploymentMode, allowlist_lacks_egress: bool) -> Code {
         use DeploymentMode::{Cloud, SelfHosted, WebhookOnly};
         match (self, mode) {
@@ -90,17 +95,22 @@ impl Failure {
                 | Self::FamilyUnavailable
                 | Self::AnswerInvalid
                 | Self::NoAnswer
+                | Self::CheckUnfinished
                 | Self::ReceiverDown
                 | Self::ReceiverSilent,
                 SelfHosted,
             ) => Code::SelfHostedConnectivityBlocked,
-            (Self::ClosedEarly, SelfHosted) => Code::SelfHostedAllowlistMissing,
+            (Self::ClosedEarly | Self::AllowlistRefused, SelfHosted) => {
+                Code::SelfHostedAllowlistMissing
+            }
             (
                 Self::NameUnresolved
                 | Self::ConnectBlocked
                 | Self::ConnectRefused
                 | Self::FamilyUnavailable
                 | Self::ClosedEarly
+                | Self::AllowlistRefused
+                | Self::CheckUnfinished
                 | Self::ReceiverDown
                 | Self::ReceiverSilent,
                 Cloud,
@@ -111,6 +121,8 @@ impl Failure {
                 | Self::ConnectRefused
                 | Self::FamilyUnavailable
                 | Self::ClosedEarly
+                | Self::AllowlistRefused
+                | Self::CheckUnfinished
                 | Self::ReceiverDown,
                 WebhookOnly,
             ) => Code::WebhookEndpointUnreachable,
@@ -160,12 +172,13 @@ impl Failure {
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::AllowlistRefused
             | Self::RedirectBlocked
             | Self::AnswerInvalid
             | Self::TlsInvalid
             | Self::TunnelDown => 502,
             Self::ConnectBlocked | Self::NoAnswer | Self::ReceiverSilent => 504,
-            Self::Overloaded | Self::Draining | Self::ReceiverDown => 503,
+            Self::Overloaded | Self::Draining | Self::CheckUnfinished | Self::ReceiverDown => 503,
         }
     }
 
@@ -176,9 +189,11 @@ impl Failure {
             | Self::ConnectBlocked
             | Self::ConnectRefused
             | Self::ClosedEarly
+            | Self::AllowlistRefused
             | Self::AnswerInvalid
             | Self::NoAnswer
             | Self::TunnelDown
+            | Self::CheckUnfinished
             | Self::ReceiverDown
             | Self::ReceiverSilent
             | Self::DeliveryInFlight
@@ -206,7 +221,7 @@ impl Failure {
     /// The default `Retry-After`, in whole seconds, where one belongs to the answer.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Overloaded | Self::Draining | Self::DeliveryInFlight => {
+            Self::Overloaded | Self::Draining | Self::DeliveryInFlight | Self::CheckUnfinished => {
                 Some(Duration::from_secs(1))
             }
             Self::NotApproved
@@ -217,6 +232,7 @@ impl Failure {
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::AllowlistRefused
             | Self::RedirectBlocked
             | Self::AnswerInvalid
             | Self::NoAnswer
@@ -245,6 +261,7 @@ impl Failure {
             | Self::ConnectRefused
             | Self::FamilyUnavailable
             | Self::ClosedEarly
+            | Self::AllowlistRefused
             | Self::AnswerInvalid
             | Self::NoAnswer
             | Self::TlsInvalid
@@ -257,6 +274,7 @@ impl Failure {
             | Self::BodyTooLarge
             | Self::TargetUnknown
             | Self::TunnelDown
+            | Self::CheckUnfinished
             | Self::SecretMissing
             | Self::IdempotencyConflict
             | Self::DeliveryInFlight

@@ -86,6 +86,8 @@ pub struct Refusal {
     pub about: Option<About>,
     /// When trying again makes sense, where that is known.
     pub retry_after: Option<Duration>,
+    /// The connectivity check that found it out, where one did.
+    pub check_id: Option<Arc<str>>,
     /// The row of the contract's table: the cause's own, unless said otherwise.
     failure: Failure,
 }
@@ -95,7 +97,7 @@ impl Refusal {
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
         let failure = cause.failure();
         let retry_after = failure.retry_after();
-        Self { cause, detail: detail.into(), about: None, retry_after, failure }
+        Self { cause, detail: detail.into(), about: None, retry_after, check_id: None, failure }
     }
 
     /// The row of the contract's table that it belongs to.

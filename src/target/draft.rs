@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     AuthStatus, ConnectPolicy, Network, Ownership, PrivateNetworkPolicy, Redirects, Scope, Signing,
-    SigningFormat, Target, TargetId, TargetLimits, TargetTls,
+    SigningFormat, Source, Target, TargetId, TargetLimits, TargetTls,
     provider::{AuthWord, Catalogue, EncodedSlash, Provider},
 };
 use crate::{
@@ -70,16 +70,7 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
     let base = base_url(fields, mode);
     let network = network(fields, around);
     let allow_http = fields.flag("allow_http", false);
-    let connect = fields
-        .word(
-            "connect",
-            &[
-                ("auto", ConnectPolicy::Auto),
-                ("allow", ConnectPolicy::Allow),
-                ("deny", ConnectPolicy::Deny),
-            ],
-        )
-        .unwrap_or(ConnectPolicy::Auto);
+    let connect = connect(fields);
     let redirects = redirects(fields, mode);
     let encoded_slash = fields
         .word("encoded_slash", &[("refuse", EncodedSlash::Refuse), ("allow", EncodedSlash::Allow)]);
@@ -114,6 +105,8 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
         enabled: fields.flag("enabled", true),
         labels: labels(fields),
         limits: limits(fields),
+        source: Source::default(),
+        generation: 0,
         id: id?,
         mode: mode?,
         base: base?,
@@ -247,6 +240,11 @@ fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
 
 fn nets(fields: &mut Fields<'_>, key: &'static str) -> Box<[IpNet]> {
     fields.list(key, parse_net).unwrap_or_default().into()
+}
+
+fn connect(fields: &mut Fields<'_>) -> ConnectPolicy {
+    use ConnectPolicy::{Allow, Auto, Deny};
+    fields.word("connect", &[("auto", Auto), ("allow", Allow), ("deny", Deny)]).unwrap_or(Auto)
 }
 
 fn redirects(fields: &mut Fields<'_>, mode: Option<DeploymentMode>) -> Redirects {

@@ -4,6 +4,7 @@ mod draft;
 mod id;
 pub mod provider;
 pub mod registry;
+mod shards;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -64,6 +65,31 @@ pub struct Target {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// Limits of this target that differ from the gateway's.
     pub limits: TargetLimits,
+    /// Where it is written down.
+    pub source: Source,
+    /// Which state of the configuration it belongs to: connections opened under another are not
+    /// used again.
+    pub generation: u64,
+}
+
+/// Where a target is written down (contract, section 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// In configuration files: read-only over the API.
+    #[default]
+    Config,
+    /// In the store, by the admin API.
+    Api,
+}
+
+impl Source {
+    /// The word of the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Api => "api",
+        }
+    }
 }
 
 impl Target {

@@ -1,21 +1,23 @@
 //! Which target owns a destination.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Ownership, Target, TargetId};
+use super::{Ownership, Target, TargetId, shards::Shards};
 use crate::{
     origin::{Authority, Host, Port, Scheme},
     reason::{Cause, Refusal},
 };
 
-/// All targets of a configuration, found by id and by host and port.
-#[derive(Debug, Default)]
+/// All targets of one moment, found by id and by host and port. A copy shares what has not changed.
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
-    by_id: HashMap<TargetId, Arc<Target>>,
-    by_authority: HashMap<Authority, SmallVec<[Arc<Target>; 1]>>,
+    by_id: Shards<TargetId, Arc<Target>>,
+    by_authority: Shards<Authority, Owners>,
 }
+
+type Owners = SmallVec<[Arc<Target>; 1]>;
 
 /// An absolute URL, as somebody looks for its owner.
 #[derive(Clone, Copy, Debug)]
@@ -39,17 +41,33 @@ impl Registry {
     pub fn new(targets: impl IntoIterator<Item = Target>) -> Self {
         let mut registry = Self::default();
         for target in targets {
-            let target = Arc::new(target);
-            let authority = target.base.origin.authority.clone();
-            registry.by_authority.entry(authority).or_default().push(Arc::clone(&target));
-            registry.by_id.insert(target.id.clone(), target);
-        }
-        for owners in registry.by_authority.values_mut() {
-            // The order decides between targets that differ in nothing that matters.
-            owners.sort_by(|a, b| a.id.cmp(&b.id));
-            owners.shrink_to_fit();
+            registry.set(Arc::new(target));
         }
         registry
+    }
+
+    /// Adds a target, or puts it in the place of the one that has its id.
+    pub fn set(&mut self, target: Arc<Target>) {
+        self.remove(&target.id);
+        let authority = target.base.origin.authority.clone();
+        let mut owners = self.by_authority.remove(&authority).unwrap_or_default();
+        // The order decides between targets that differ in nothing that matters.
+        let at = owners.partition_point(|other| other.id < target.id);
+        owners.insert(at, Arc::clone(&target));
+        self.by_authority.set(authority, owners);
+        self.by_id.set(target.id.clone(), target);
+    }
+
+    /// Takes a target out, and gives it.
+    pub fn remove(&mut self, id: &TargetId) -> Option<Arc<Target>> {
+        let target = self.by_id.remove(id)?;
+        let authority = &target.base.origin.authority;
+        let mut owners = self.by_authority.remove(authority).unwrap_or_default();
+        owners.retain(|other| other.id != *id);
+        if !owners.is_empty() {
+            self.by_authority.set(authority.clone(), owners);
+        }
+        Some(target)
     }
 
     /// The target of an id.
@@ -69,7 +87,7 @@ impl Registry {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.by_id.len() == 0
     }
 
     /// The target that owns `authority`, for a connection whose inside the gateway does not see.
@@ -164,7 +182,7 @@ impl Registry {
     }
 
     fn not_the_owner(&self, id: &TargetId, authority: &Authority) -> Refusal {
-        if self.by_id.contains_key(id) {
+        if self.by_id.get(id).is_some() {
             let detail = format!("target {id} does not own {authority}");
             Refusal::new(Cause::TargetMismatch, detail)
         } else {
@@ -235,5 +253,19 @@ mod tests {
         let registry = Registry::new([off.clone(), target("b", "https://x.example/")]);
         assert_eq!(owner(&registry, "x.example:443", None), Ok("b"));
         assert_eq!(owner(&Registry::new([off]), "x.example:443", None), Ok("a"));
+    }
+
+    #[test]
+    fn a_copy_with_a_target_changed_or_taken_out_leaves_the_original_as_it_was() {
+        let before =
+            Registry::new([target("a", "https://x.example/a"), target("b", "https://x.example/b")]);
+        let mut after = before.clone();
+        after.set(Arc::new(target("a", "https://y.example/")));
+        assert_eq!(owner(&after, "y.example:443", Some("a")), Ok("a"));
+        assert_eq!(owner(&after, "x.example:443", Some("a")), Err(Cause::TargetMismatch));
+        assert_eq!(after.remove(&TargetId::parse("b").unwrap()).unwrap().id.as_str(), "b");
+        assert_eq!(owner(&after, "x.example:443", None), Err(Cause::NoTarget));
+        assert_eq!((before.len(), after.len()), (2, 1));
+        assert_eq!(owner(&before, "x.example:443", Some("a")), Ok("a"));
     }
 }

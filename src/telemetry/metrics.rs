@@ -195,6 +195,8 @@ const fn is_violation(cause: Cause) -> bool {
         | Failure::TargetUnknown
         | Failure::TlsInvalid
         | Failure::TunnelDown
+        | Failure::AllowlistRefused
+        | Failure::CheckUnfinished
         | Failure::ReceiverDown
         | Failure::ReceiverSilent
         | Failure::IdempotencyConflict
