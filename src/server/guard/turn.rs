@@ -91,7 +91,9 @@ impl Turn {
     /// Only while the service is still to answer.
     pub(in crate::server) fn put_interims(&self, interims: &[Interim]) {
         let mut into = self.interims();
-        interims.iter().for_each(|interim| interim.write_http1(&mut into));
+        for interim in interims {
+            interim.write_http1(&mut into);
+        }
     }
 
     /// Whether the guard has not taken some yet.
