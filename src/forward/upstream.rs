@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     body::{Progress, RequestBody},
+    interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
     pool::{Pool, Sender},
 };
 use crate::{
@@ -52,6 +53,8 @@ pub struct Errand<'a> {
     pub pinned: &'a Pinned,
     /// Whether the request asks for another protocol: then only HTTP/1.1 on a connection of its own.
     pub upgrades: bool,
+    /// Where its interim answers go.
+    pub interims: &'a Interims,
     /// `limits.response_timeout`.
     pub response_timeout: Duration,
 }
@@ -106,6 +109,7 @@ impl Upstreams {
         progress: &Progress,
         notes: &mut Notes,
     ) -> Result<Answered, Refusal> {
+        errand.interims.gather(&mut request);
         let target = errand.target;
         if !errand.upgrades {
             while let Some((address, sender)) =
@@ -299,7 +303,14 @@ async fn attempt(
     let sent = match &mut sender {
         Sender::Http1(http1) => {
             address_http1(&mut request, origin);
-            in_time(errand, progress, http1.try_send_request(request)).await
+            let sent = in_time(errand, progress, http1.try_send_request(request));
+            tokio::select! {
+                biased;
+                () = errand.interims.exceeded() => {
+                    return Err(Failed::Refused(flooded(address)));
+                }
+                sent = sent => sent,
+            }
         }
         Sender::Http2(http2, _) => {
             address_http2(&mut request, origin);
@@ -379,6 +390,14 @@ fn authority(origin: &Origin) -> String {
 
 fn told(address: SocketAddr, tls: &TlsError) -> Failed {
     Failed::Refused(Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
+}
+
+fn flooded(address: SocketAddr) -> Refusal {
+    let detail = format!(
+        "{address} sent more than {INTERIMS_MAX} interim answers, or {INTERIM_BYTES_MAX} bytes of \
+         them"
+    );
+    Refusal::new(Cause::ResponseInvalid, detail)
 }
 
 fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {
