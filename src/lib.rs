@@ -26,6 +26,7 @@ pub mod dial;
 pub mod egress;
 pub mod resolve;
 pub mod tls;
+pub mod tunnel;
 
 // the way in, and the one function from top to bottom
 pub mod forward;

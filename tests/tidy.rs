@@ -40,6 +40,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
+    ("tunnel", "dial origin policy reason secret"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
     ("record", "egress reason target telemetry"),
     // configuration, and what a request sees of it

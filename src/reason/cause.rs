@@ -200,6 +200,24 @@ causes! {
     TunnelUnavailable = "tunnel_unavailable", TunnelDown, Operator, "destination_unavailable",
         "The target's tunnel does not carry traffic; nothing is sent around it.",
         "Restore the tunnel, or use the fallback until it stands.";
+    TunnelUnreachable = "tunnel_unreachable", TunnelDown, Operator, "destination_unavailable",
+        "The far end of the target's tunnel cannot be reached.",
+        "See that the tunnel's far end runs and can be reached from {egress_ip}; nothing is sent around it.";
+    TunnelAuth = "tunnel_auth", TunnelDown, Operator, "proxy_configuration_error",
+        "The far end of the target's tunnel does not accept the gateway's credentials.",
+        "Correct the credentials or keys of the tunnel that the detail names, on one of its two ends.";
+    TunnelDenied = "tunnel_denied", TunnelDown, Customer, "destination_ip_prohibited",
+        "The far end of the target's tunnel refuses the target's address.",
+        "Allow the address and port at the customer's end of the tunnel; both ends have to agree.";
+    TunnelTargetUnreachable = "tunnel_target_unreachable", ConnectRefused, Customer, "destination_unavailable",
+        "The tunnel stands, but the target does not answer behind it.",
+        "See that the target runs, and that the customer's end of the tunnel may reach it.";
+    TunnelProtocol = "tunnel_protocol", TunnelDown, Operator, "proxy_configuration_error",
+        "What answers at the far end of the target's tunnel does not speak the tunnel's protocol.",
+        "Correct the tunnel's url, or what listens there.";
+    TunnelTimeout = "tunnel_timeout", TunnelDown, Operator, "connection_timeout",
+        "The far end of the target's tunnel did not answer within limits.connect_timeout.",
+        "See that the tunnel's far end is not overloaded and can be reached from {egress_ip}.";
     FamilyUnavailable = "family_unavailable", FamilyUnavailable, Operator, "destination_ip_unroutable",
         "The host has only addresses of a family that has no egress address.",
         "Publish an address of the family of {egress_ip}, or give the gateway an egress address of the other family.";
