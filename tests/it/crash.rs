@@ -24,6 +24,8 @@ fn a_crash_between_the_receivers_answer_and_its_record_leaves_nothing_delivered(
         let (config, tls) = hook::config(&lab);
         let origin = Origin::start((PUBLIC, 443), tls, |_| ok("done"));
         let mut gateway = lab.gateway(&config).await;
+        // What the name leads to is written down too, the first time.
+        assert_eq!(post(&gateway, "earlier", b"body").await.status, 200);
         // Whoever holds the lock decides when the record is written: never, here.
         let options = SqliteConnectOptions::new().filename(database(&lab));
         let mut lock = SqliteConnection::connect_with(&options).await.unwrap();
@@ -33,7 +35,7 @@ fn a_crash_between_the_receivers_answer_and_its_record_leaves_nothing_delivered(
         let mut conn = Conn::open(gateway.proxy).await;
         conn.send(raw("k", b"body")).await;
         // The receiver's answer is there, and judged.
-        gateway.wait_metric(METRIC, &[("code", "")], |count| count == 1.0).await;
+        gateway.wait_metric(METRIC, &[("code", "")], |count| count == 2.0).await;
         // Its key is under way until the record is written.
         let reply = post(&gateway, "k", b"body").await;
         let in_flight = (409, "WEBHOOK_DELIVERY_IN_FLIGHT", "delivery_in_flight");
@@ -43,21 +45,23 @@ fn a_crash_between_the_receivers_answer_and_its_record_leaves_nothing_delivered(
         if began.elapsed() < RECORD_TIMEOUT {
             assert_eq!(String::from_utf8_lossy(&heard), "", "told before it was on the disk");
         }
-        assert_eq!(origin.requests().len(), 1);
+        assert_eq!(origin.requests().len(), 2);
         sqlx::query("ROLLBACK").execute(&mut lock).await.unwrap();
         lock.close().await.unwrap();
 
         let gateway = lab.gateway(&config).await;
-        assert!(attempts(&lab, 0).await.is_empty(), "the crash left a record");
+        let kept = attempts(&lab, 1).await;
+        assert_eq!(kept.len(), 1, "the crash left a record: {kept:#?}");
+        assert_eq!(kept[0].idempotency_key.as_deref(), Some("earlier"));
         let reply = post(&gateway, "k", b"body").await;
         assert_eq!((reply.status, replayed(&reply)), (200, false), "{reply:?}");
         assert_eq!(reply.body, b"done");
-        assert_eq!(origin.requests().len(), 2);
+        assert_eq!(origin.requests().len(), 3);
         // Only what was written down counts, once.
         assert!(replayed(&post(&gateway, "k", b"body").await));
-        assert_eq!(origin.requests().len(), 2);
-        let kept = attempts(&lab, 1).await;
-        assert_eq!(kept.len(), 1, "{kept:#?}");
+        assert_eq!(origin.requests().len(), 3);
+        let kept = attempts(&lab, 2).await;
+        assert_eq!(kept.len(), 2, "{kept:#?}");
         assert_eq!(kept[0].webhook_status, WebhookStatus::Delivered);
         assert_eq!(Some(kept[0].delivery_id.as_str()), reply.field("x-webriskops-delivery-id"));
     });

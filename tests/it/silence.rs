@@ -105,7 +105,7 @@ fn a_receiver_that_never_answers_is_left_alone_until_a_probe_is_answered() {
 fn while_a_probe_is_under_way_nobody_else_asks() {
     lab::run(async |lab| {
         let (config, tls) = hook::config(&lab);
-        let config = config.set("limits.response_timeout", "20s");
+        let config = config.set("limits.response_timeout", "5s");
         let (here, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (is_here, may) = (Arc::clone(&here), Arc::clone(&go));
         let gateway = lab.gateway(&config).await;
