@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection as _, Row as _, Sqlite, Transaction, pool::PoolConnection, sqlite::SqliteRow,
-};
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Store, StoreError};
 
@@ -110,8 +108,7 @@ impl Store {
         &self,
         attempts: &[(Attempt, Option<KnownKey>)],
     ) -> Result<(), StoreError> {
-        let mut writer = self.writer().await?;
-        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         for (attempt, known) in attempts {
             insert_attempt(&mut transaction, attempt).await?;
             if let (Some(known), Some(key)) = (known, &attempt.idempotency_key) {
@@ -120,17 +117,6 @@ impl Store {
         }
         transaction.commit().await?;
         Ok(())
-    }
-
-    /// The connection that writes. SQLite ends a transaction by itself when the disk is full; sqlx
-    /// then takes it for open for good, and lets none begin. Such a connection is replaced.
-    async fn writer(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        let writer = self.pool.acquire().await?;
-        if !writer.is_in_transaction() {
-            return Ok(writer);
-        }
-        writer.close().await?;
-        Ok(self.pool.acquire().await?)
     }
 
     /// What a key of a target stands for at `now` (Unix milliseconds), unless that is too old.

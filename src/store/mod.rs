@@ -5,7 +5,7 @@ pub mod deliveries;
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Row as _, SqlitePool,
+    Connection as _, Row as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -75,6 +75,12 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(BUSY_TIMEOUT)
+            // SQLite ends a transaction by itself when the disk is full; sqlx then takes it for
+            // open for good, and lets none begin. Such a connection is replaced.
+            .before_acquire(|connection, _| {
+                let free = !connection.is_in_transaction();
+                Box::pin(async move { Ok(free) })
+            })
             .connect_with(options.clone())
             .await?;
         sqlx::migrate!("src/store/migrations").run(&pool).await?;
@@ -140,7 +146,10 @@ impl Store {
     pub async fn probe(&self) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("SELECT 1 FROM sightings LIMIT 1").execute(&mut *transaction).await?;
-        transaction.rollback().await?;
+        // A full disk shows only when something is written. This version gives the number no
+        // meaning.
+        sqlx::query("PRAGMA user_version = 0").execute(&mut *transaction).await?;
+        transaction.commit().await?;
         Ok(())
     }
 

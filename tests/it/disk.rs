@@ -10,7 +10,10 @@ use crate::support::{
     origin::{Origin, answer, ok},
     receiver::Receiver,
 };
-use egress_gateway::store::deliveries::{Attempt, WebhookStatus};
+use egress_gateway::store::{
+    Store,
+    deliveries::{Attempt, WebhookStatus},
+};
 
 /// Room for the database and some hundred deliveries.
 const DISK_BYTES: u64 = 1024 * 1024;
@@ -98,13 +101,14 @@ fn a_full_disk_costs_no_truth_and_no_traffic_and_heals_without_a_restart() {
         drop(gateway.tunnel("new.example:443").await);
         let reply = gateway.get("/targets/relayed/x").await;
         assert_eq!((reply.status, reply.body.as_slice()), (200, &b"relayed"[..]));
+        store_is(&gateway, "failed").await;
 
         disk.free();
+        store_is(&gateway, "ok").await;
         for (key, again) in [("after", false), ("after", true), (lost[0].as_str(), false)] {
             let reply = post(&gateway, key, b"yes").await;
             assert_eq!((reply.status, replayed(&reply)), (200, again), "{key} {reply:?}");
         }
-        store_is(&gateway, "ok").await;
         assert!(gateway.runs());
         // Nothing is recorded as delivered that the receiver was not asked for.
         let said_yes = origin.requests().iter().filter(|request| request.body == b"yes").count();
@@ -122,5 +126,29 @@ fn a_full_disk_costs_no_truth_and_no_traffic_and_heals_without_a_restart() {
         assert!(replayed(&post(&gateway, "after", b"yes").await));
         assert!(replayed(&post(&gateway, &lost[0], b"yes").await));
         assert!(!replayed(&post(&gateway, &lost[1], b"yes").await));
+    });
+}
+
+#[test]
+fn a_full_disk_heals_also_where_nothing_is_delivered() {
+    lab::run(async |lab| {
+        let disk = Disk::mount(&lab.dir().join("state"), DISK_BYTES);
+        lab.dns.addresses("new.example", &[PUBLIC_2]);
+        let _echo = Receiver::echo((PUBLIC_2, 443));
+        let config = lab.config().self_hosted("new", "https://new.example");
+        let gateway = lab.gateway(&config).await;
+        store_is(&gateway, "ok").await;
+        disk.fill();
+        store_is(&gateway, "failed").await;
+        // What the name leads to cannot be written down.
+        drop(gateway.tunnel("new.example:443").await);
+        store_is(&gateway, "failed").await;
+        disk.free();
+        store_is(&gateway, "ok").await;
+        drop(gateway.tunnel("new.example:443").await);
+        let store = Store::open(&format!("sqlite:{}", hook::database(&lab).display())).await;
+        let store = store.unwrap();
+        assert_eq!(store.sightings().await.unwrap().len(), 1);
+        store.close().await;
     });
 }
