@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -39,6 +40,10 @@ pub struct View {
     pub egress_ips: Vec<IpAddr>,
     /// Limits of time, number and size.
     pub limits: Limits,
+    /// How long a connectivity check counts.
+    pub check_ttl: Duration,
+    /// Whether self-hosted and webhook-only targets need a current, ready check.
+    pub require_current_check: bool,
     /// How often the configuration has been replaced; its targets are of this generation.
     pub generation: u64,
     deny: Vec<ipnet::IpNet>,
@@ -154,6 +159,8 @@ impl View {
             }),
             egress_ips: config.egress.ip,
             limits: config.limits,
+            check_ttl: config.policy.check_ttl,
+            require_current_check: config.policy.require_current_check,
             generation,
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,

@@ -51,12 +51,13 @@ const LAYERS: &[(&str, &str)] = &[
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
+    ("check::record", "reason target"),
+    ("check", "client destination egress forward origin path policy reason target tls view"),
     (
         "gateway",
         "client deliveries destination egress forward origin path policy problem reason record \
          slots store target telemetry view webhook",
     ),
-    ("check", "reason target"),
     ("explain", "client destination gateway policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
@@ -67,7 +68,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "config destination explain fields lifecycle origin policy secret sightings store target \
+        "check client config destination explain fields gateway lifecycle origin policy secret sightings store target \
          telemetry view webhook",
     ),
 ];

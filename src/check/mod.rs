@@ -1,9 +1,13 @@
 //! Connectivity checks: which control stands between the gateway and a target, and whose it is
 //! (contract, section 8).
 
+mod blame;
+mod probe;
 mod record;
+mod walk;
 
 pub use record::{
     AllowlistStatus, Certificate, Check, DnsStatus, FirewallStatus, State, Step, StepName,
     StepStatus, TlsStatus, TunnelStatus,
 };
+pub use walk::walk;

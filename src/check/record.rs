@@ -104,9 +104,9 @@ words! {
         Tunnel = "tunnel",
         /// The far side shows that it refuses the egress address.
         Missing = "missing",
-        /// Not reached.
+        /// Not reached, for whatever other reason.
         Unreachable = "unreachable",
-        /// Not tried.
+        /// No check was made.
         Unknown = "unknown",
     }
 }
@@ -141,6 +141,19 @@ words! {
         /// One request without credentials.
         Http = "http",
     }
+}
+
+impl StepName {
+    /// All of them, in the order in which they are walked.
+    pub const ALL: [Self; 7] = [
+        Self::BaseUrl,
+        Self::Dns,
+        Self::AddressPolicy,
+        Self::Tunnel,
+        Self::Tcp,
+        Self::Tls,
+        Self::Http,
+    ];
 }
 
 words! {
