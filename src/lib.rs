@@ -17,6 +17,7 @@ pub mod origin;
 pub mod path;
 pub mod policy;
 pub mod reason;
+pub mod seal;
 pub mod secret;
 pub mod target;
 pub mod webhook;

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("path", ""),
     ("reason", ""),
     ("secret", ""),
+    ("seal", "secret"),
     ("slots", ""),
     ("target", "fields origin path reason secret"),
     ("client", "reason secret target"),
@@ -33,7 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("webhook", "reason secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
-    ("store", "policy"),
+    ("store", "policy seal"),
     ("sightings", "policy store"),
     ("deliveries", "origin store target webhook"),
     // the way out
@@ -68,7 +69,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "check client config destination explain fields gateway lifecycle origin policy secret sightings store target \
+        "check client config destination explain fields gateway lifecycle origin policy seal secret sightings store target \
          telemetry view webhook",
     ),
 ];
@@ -90,6 +91,7 @@ const PURE: &[&str] = &[
     "policy",
     "problem",
     "reason",
+    "seal",
     "secret",
     "server::head",
     "slots",
