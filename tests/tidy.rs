@@ -41,7 +41,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("resolve", "dial"),
     ("tls", "origin target"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
-    ("record", "egress reason target telemetry"),
+    ("decisions", ""),
+    ("record", "decisions egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
     ("admin::token", "secret"),
