@@ -40,6 +40,7 @@ pub mod server;
 pub mod admin;
 pub mod check;
 pub mod config;
+pub mod decisions;
 pub mod deliveries;
 pub mod explain;
 pub mod sightings;

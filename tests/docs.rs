@@ -27,7 +27,7 @@ use egress_gateway::{
     config::check_text,
     policy::RULES,
     reason::{About, Cause, Code, DeploymentMode, Refusal},
-    record::Record,
+    record::{Books, Record},
     telemetry::metrics::Metrics,
 };
 
@@ -446,8 +446,9 @@ fn the_operators_page_names_every_field_of_the_log_and_no_other() {
         first_column(&section(&page, "## Log")).into_iter().map(str::to_owned).collect();
     let fields = Arc::new(Mutex::new(BTreeSet::new()));
     let metrics = Arc::new(Metrics::new().unwrap());
+    let books = Arc::new(Books { metrics, decisions: Arc::default() });
     tracing::subscriber::with_default(Fields(Arc::clone(&fields)), || {
-        drop(Record::start(&metrics, tokio::time::Instant::now()));
+        drop(Record::start(&books, tokio::time::Instant::now()));
     });
     let mut fields = fields.lock().unwrap().clone();
     assert!(fields.len() > 15, "only {fields:?}");

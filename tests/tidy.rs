@@ -43,11 +43,15 @@ const LAYERS: &[(&str, &str)] = &[
     ("tls", "origin target"),
     ("tunnel", "dial origin policy reason secret"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
-    ("record", "egress reason target telemetry"),
+    ("decisions", ""),
+    ("record", "decisions egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
-    ("admin", "origin reason secret target telemetry"),
-    ("config", "admin client fields origin resolve secret server::tls target telemetry webhook"),
+    ("admin::token", "secret"),
+    (
+        "config",
+        "admin::token client fields origin resolve secret server::tls target telemetry webhook",
+    ),
     ("view", "client config dial egress policy resolve sightings target telemetry tls"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
@@ -64,8 +68,12 @@ const LAYERS: &[(&str, &str)] = &[
     ("server", "forward gateway problem reason telemetry"),
     // the program
     (
+        "admin",
+        "admin::token deliveries explain gateway origin reason secret store target telemetry view",
+    ),
+    (
         "lifecycle",
-        "admin config deliveries gateway origin server server::tls sightings store telemetry view",
+        "admin admin::token config deliveries gateway origin server server::tls sightings store telemetry view",
     ),
     (
         "cli",

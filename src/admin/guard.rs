@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{AdminState, AdminView, Role, problem::Problem};
+use super::{AdminState, AdminView, problem::Problem, token::Role};
 use crate::{origin::Host, secret::Fingerprint};
 
 /// Open to everybody who reaches the listener: probes and scrapers often cannot send a token, and

@@ -101,7 +101,7 @@ pub(super) fn healthz() -> Ready<Json<Liveness>> {
 
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(State(state): State<Arc<AdminState>>) -> Ready<Response> {
-    ready(match state.metrics.render() {
+    ready(match state.gateway.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be rendered");

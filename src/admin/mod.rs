@@ -13,6 +13,7 @@ mod reference;
 mod serve;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 use std::{fmt, future::ready, net::IpAddr, sync::Arc};
 
@@ -26,68 +27,13 @@ use axum::{
     routing::get,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 pub use health::{BoxFuture, Check, CheckStatus, Probe};
 pub use serve::{Limits, serve};
 
-use crate::{
-    origin::Host,
-    secret::{Fingerprint, Secret},
-    telemetry::metrics::Metrics,
-};
+use crate::{gateway::Gateway, origin::Host};
 use problem::Problem;
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look: `GET` and `HEAD`.
-    Read,
-    /// Look and change.
-    Operate,
-}
-
-impl Role {
-    /// Both, the lesser first.
-    pub const ALL: [Self; 2] = [Self::Read, Self::Operate];
-
-    /// The word of configuration: `read`, `operate`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Operate => "operate",
-        }
-    }
-}
-
-/// A token as the configuration has it: `admin.tokens`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Whose it is, for the log.
-    pub name: Box<str>,
-    /// What it may do.
-    pub role: Role,
-    /// What is sent as `Authorization: Bearer …`.
-    pub secret: Secret,
-}
-
-/// A token as the listener compares it: without the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Whose it is, for the log.
-    pub name: Box<str>,
-    /// What it may do.
-    pub role: Role,
-    /// Of the token's secret.
-    pub fingerprint: Fingerprint,
-}
-
-impl From<&Token> for Access {
-    fn from(token: &Token) -> Self {
-        Self { name: token.name.clone(), role: token.role, fingerprint: token.secret.fingerprint() }
-    }
-}
+use token::Access;
 
 /// What the listener knows of the configuration: swapped whole on a reload.
 #[derive(Clone, Debug, Default)]
@@ -106,8 +52,8 @@ pub struct AdminView {
 
 /// What the routes of the admin listener work with.
 pub struct AdminState {
-    /// Rendered by `/metrics`.
-    pub metrics: Arc<Metrics>,
+    /// What traffic goes through: its configuration, its metrics.
+    pub gateway: Arc<Gateway>,
     /// Asked by `/readyz`.
     pub probe: Arc<dyn Probe>,
     /// Stored anew by a reload; a request that is under way may see the one before.
@@ -116,8 +62,8 @@ pub struct AdminState {
 
 impl AdminState {
     /// State for a listener that is about to open.
-    pub fn new(metrics: Arc<Metrics>, probe: Arc<dyn Probe>, view: AdminView) -> Self {
-        Self { metrics, probe, view: ArcSwap::from_pointee(view) }
+    pub fn new(gateway: Arc<Gateway>, probe: Arc<dyn Probe>, view: AdminView) -> Self {
+        Self { gateway, probe, view: ArcSwap::from_pointee(view) }
     }
 }
 

@@ -64,7 +64,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let service = TowerToHyperService::new(router(Arc::clone(&state)));
-    let gauge = state.metrics.connections.with_label_values(&["admin"]);
+    let gauge = state.gateway.metrics.connections.with_label_values(&["admin"]);
     let mut connections = JoinSet::new();
     loop {
         let accepted = select! {

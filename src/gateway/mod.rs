@@ -29,7 +29,7 @@ use crate::{
     policy::{self, Mode},
     problem::Problem,
     reason::{Cause, Refusal},
-    record::Record,
+    record::{Books, Record},
     slots::{Slot, Slots},
     target::{Target, TargetId},
     telemetry::metrics::{Metrics, Open},
@@ -43,6 +43,8 @@ pub struct Gateway {
     pub view: ArcSwap<View>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
+    /// Where the record of each request ends up.
+    pub books: Arc<Books>,
     /// When the process began to stop, once it has.
     drain_began: OnceLock<Instant>,
     /// Cancelled when tunnels may not go on any longer.
@@ -98,6 +100,7 @@ impl Gateway {
     ) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
+            books: Arc::new(Books { metrics: Arc::clone(&metrics), decisions: Arc::default() }),
             metrics,
             drain_began: OnceLock::new(),
             cut: CancellationToken::new(),
@@ -118,7 +121,7 @@ impl Gateway {
         from: &ClientConn,
         request: ConnectRequest<'_>,
     ) -> Result<Opened, Problem> {
-        let mut record = Record::start(&self.metrics, request.read_at);
+        let mut record = Record::start(&self.books, request.read_at);
         record.mode = Mode::Connect.as_str();
         record.method = Some("CONNECT".to_owned());
         let view = self.view.load_full();
@@ -176,7 +179,7 @@ impl Gateway {
 
     /// Answers a request that is no CONNECT, or could not be read at all.
     pub fn refuse(&self, refusal: Refusal, method: Option<&str>, read_at: Instant) -> Problem {
-        let mut record = Record::start(&self.metrics, read_at);
+        let mut record = Record::start(&self.books, read_at);
         record.method = method.map(ToOwned::to_owned);
         refuse(&self.view.load(), refusal, record)
     }

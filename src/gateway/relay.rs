@@ -88,7 +88,7 @@ impl Gateway {
         from: &ClientConn,
         request: RelayRequest<'_>,
     ) -> Response<ResponseBody> {
-        let mut record = Record::start(&self.metrics, request.read_at);
+        let mut record = Record::start(&self.books, request.read_at);
         record.mode = Mode::Relay.as_str();
         record.method = Some(request.method.as_str().to_owned());
         let view = self.view.load_full();

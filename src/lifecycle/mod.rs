@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{Access, AdminState, AdminView},
+    admin::{AdminState, AdminView, token::Access},
     config::{self, Config, Loaded, reload::Watcher},
     deliveries::Deliveries,
     gateway::Gateway,
@@ -128,7 +128,7 @@ impl Running {
             Arc::new(Gateway::new(view, Arc::clone(&metrics), Arc::new(deliveries), &tasks));
         let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
         let admin =
-            Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
+            Arc::new(AdminState::new(Arc::clone(&gateway), Arc::new(readiness), admin_view));
         let server = Server::new(Arc::clone(&gateway), tasks);
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
