@@ -43,6 +43,7 @@ pub mod config;
 pub mod decisions;
 pub mod deliveries;
 pub mod explain;
+pub mod inventory;
 pub mod sightings;
 pub mod slots;
 pub mod store;

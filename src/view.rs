@@ -46,6 +46,7 @@ pub struct View {
     pub require_current_check: bool,
     /// How often the configuration has been replaced; its targets are of this generation.
     pub generation: u64,
+    tunnels: Arc<[Box<str>]>,
     deny: Vec<ipnet::IpNet>,
     allow_loopback: bool,
     listeners: Vec<SocketAddr>,
@@ -162,12 +163,18 @@ impl View {
             check_ttl: config.policy.check_ttl,
             require_current_check: config.policy.require_current_check,
             generation,
+            tunnels: config.tunnels.into_keys().map(String::into_boxed_str).collect(),
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,
             listeners,
         };
         view.look_around().map_err(ViewError::Interfaces)?;
         Ok(view)
+    }
+
+    /// The names of all tunnels.
+    pub fn tunnel_names(&self) -> impl Iterator<Item = &str> {
+        self.tunnels.iter().map(|name| &**name)
     }
 
     /// Reads the machine's own addresses again: interfaces come and go while the gateway runs.

@@ -57,11 +57,18 @@ const LAYERS: &[(&str, &str)] = &[
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
     ("check::record", "reason target"),
-    ("check", "client destination egress forward origin path policy reason target tls view"),
+    (
+        "check",
+        "client destination egress forward origin path policy reason store target telemetry tls view",
+    ),
     (
         "gateway",
-        "client deliveries destination egress forward origin path policy problem reason record \
+        "check client deliveries destination egress forward origin path policy problem reason record \
          slots store target telemetry view webhook",
+    ),
+    (
+        "inventory",
+        "check client destination fields origin policy reason seal secret store target view webhook",
     ),
     ("explain", "client destination gateway policy reason target view"),
     ("server::head", ""),
@@ -69,11 +76,12 @@ const LAYERS: &[(&str, &str)] = &[
     // the program
     (
         "admin",
-        "admin::token deliveries explain gateway origin reason secret store target telemetry view",
+        "admin::token check deliveries explain gateway inventory origin reason secret store target telemetry view",
     ),
     (
         "lifecycle",
-        "admin admin::token config deliveries gateway origin server server::tls sightings store telemetry view",
+        "admin admin::token check config deliveries gateway inventory origin seal server server::tls sightings store \
+         telemetry view",
     ),
     (
         "cli",

@@ -19,6 +19,7 @@ use crate::{
     egress::{Pinned, Ready},
     forward::{
         body::{Progress, RequestBody},
+        interim::Interims,
         upstream::{Errand, Upstreams},
     },
     path,
@@ -78,10 +79,12 @@ impl Probe {
         connection: (SocketAddr, Ready),
     ) -> Result<Answer, Refusal> {
         let limit = view.limits.response_timeout;
+        let interims = Interims::default();
         let errand = Errand {
             egress: &view.egress,
             target,
             pinned,
+            interims: &interims,
             upgrades: false,
             response_timeout: limit,
         };
@@ -105,7 +108,8 @@ impl Probe {
         let limit = errand.response_timeout;
         let deadline = Instant::now().checked_add(limit).unwrap_or_else(Instant::now);
         let progress = Progress::new();
-        let request = self.request(&progress)?;
+        let mut request = self.request(&progress)?;
+        errand.interims.gather(&mut request);
         let sent = upstreams.send_over(connection, errand, request, &progress);
         let answered = timeout_at(deadline, sent).await.unwrap_or_else(|_| {
             let detail = format!("{address} gave no answer within {limit:?}");

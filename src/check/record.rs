@@ -294,6 +294,18 @@ impl Check {
         }
     }
 
+    /// Notes what blocks the target.
+    pub fn blame(&mut self, state: State, refusal: &Refusal) {
+        let egress =
+            self.egress_ip.map_or_else(|| "the gateway's address".to_owned(), |ip| ip.to_string());
+        self.state = state;
+        self.code = Some(refusal.code().as_str().to_owned());
+        self.cause = Some(refusal.cause.as_str().to_owned());
+        self.detail = Some(refusal.detail.clone());
+        self.owner = Some(refusal.owner().as_str().to_owned());
+        self.next_step = Some(refusal.next_step(&egress));
+    }
+
     /// What traffic is told while this check blocks it, or `None` where it does not; `target` is
     /// the one that was checked. Works for checks that come from the store, too.
     pub fn refusal(&self, target: &Target, egress_ips: &[IpAddr]) -> Option<Refusal> {

@@ -139,6 +139,9 @@ causes! {
     ProviderAuthRequired = "provider_auth_required", ProviderAuth, Product, "http_request_denied",
         "The provider's own authorisation step is not done.",
         "Finish the provider's authorisation for this target, then set auth_status to connected.";
+    UrlNotApproved = "url_not_approved", NotApproved, Product, "http_request_denied",
+        "The URL is not one that a target may have: two parsers could read it differently, it is not https, or not on a host of its provider.",
+        "Correct the target's base_url, as the detail says.";
     OutsideBasePath = "outside_base_path", NotApproved, Product, "http_request_denied",
         "The path is not within the target's base path, or not exactly the webhook's URL.",
         "Ask for a path below the target's base_url, or register the path as a target of its own.";
