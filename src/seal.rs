@@ -17,9 +17,6 @@ pub const KEY_BYTES: usize = 32;
 /// Length of a nonce, in bytes: long enough that random ones never meet.
 pub const NONCE_BYTES: usize = 24;
 
-/// Bytes of the digest that name a key.
-const KEY_ID_BYTES: usize = 8;
-
 /// What a key's name is a digest over, besides the key. Another use of the key has another digest.
 const KEY_ID_LABEL: &[u8] = b"egress-gateway store key id v1";
 
@@ -76,11 +73,12 @@ impl SealingKey {
         let key: [u8; KEY_BYTES] = key.expose().try_into().map_err(|_| SealError::KeyLength)?;
         let key = Zeroizing::new(key);
         let digest = Sha256::new().chain_update(KEY_ID_LABEL).chain_update(*key).finalize();
-        let key_id = digest.iter().take(KEY_ID_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = digest.into();
+        let key_id = format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]));
         Ok(Self { key, key_id })
     }
 
-    /// The key's name, which tells nothing about it: 16 hex digits.
+    /// The key's name, which tells nothing about it: 16 hex digits of a digest.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }
