@@ -17,6 +17,9 @@ pub const KEY_BYTES: usize = 32;
 /// Length of a nonce, in bytes: long enough that random ones never meet.
 pub const NONCE_BYTES: usize = 24;
 
+/// Bytes of the digest that name a key.
+const KEY_ID_BYTES: usize = 8;
+
 /// What a key's name is a digest over, besides the key. Another use of the key has another digest.
 const KEY_ID_LABEL: &[u8] = b"egress-gateway store key id v1";
 
@@ -73,8 +76,9 @@ impl SealingKey {
         let key: [u8; KEY_BYTES] = key.expose().try_into().map_err(|_| SealError::KeyLength)?;
         let key = Zeroizing::new(key);
         let digest = Sha256::new().chain_update(KEY_ID_LABEL).chain_update(*key).finalize();
-        let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = digest.into();
-        let key_id = format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        let first = digest.iter().take(KEY_ID_BYTES);
+        let id = first.fold(0_u64, |id, byte| (id << 8) | u64::from(*byte));
+        let key_id = format!("{id:016x}");
         Ok(Self { key, key_id })
     }
 
