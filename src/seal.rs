@@ -76,11 +76,13 @@ impl SealingKey {
         let key: [u8; KEY_BYTES] = key.expose().try_into().map_err(|_| SealError::KeyLength)?;
         let key = Zeroizing::new(key);
         let digest = Sha256::new().chain_update(KEY_ID_LABEL).chain_update(*key).finalize();
-        let key_id = digest.iter().take(KEY_ID_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let first = digest.iter().take(KEY_ID_BYTES);
+        let id = first.fold(0_u64, |id, byte| (id << 8) | u64::from(*byte));
+        let key_id = format!("{id:016x}");
         Ok(Self { key, key_id })
     }
 
-    /// The key's name, which tells nothing about it: 16 hex digits.
+    /// The key's name, which tells nothing about it: 16 hex digits of a digest.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }

@@ -13,6 +13,7 @@ mod explain;
 mod health;
 mod serve;
 mod sign;
+mod store;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -57,6 +58,9 @@ enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Work with the database
+    #[command(subcommand)]
+    Store(store::Command),
     /// Print the header fields of a signed webhook delivery
     Sign(sign::Arguments),
     /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
@@ -105,6 +109,7 @@ pub fn run() -> ExitCode {
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
+        Command::Store(command) => store::run(&command),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),

@@ -225,7 +225,8 @@ fn every_key_has_its_effect() {
     assert_eq!(config.dns_servers.unwrap().len(), 3);
     assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
-    let former: Vec<_> = config.store.previous_keys.iter().map(|key| key.expose()).collect();
+    let former: Vec<_> =
+        config.store.previous_keys.iter().map(crate::secret::Secret::expose).collect();
     assert_eq!(former, [[0; 32], [0x0a; 32]]);
     assert_eq!(config.store.url.to_string(), "postgres://gateway:%5Bredacted%5D@db.example/egress");
     assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Pretty);

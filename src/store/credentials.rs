@@ -231,7 +231,7 @@ mod tests {
 
     async fn kept(store: &Store) -> (i64, Vec<StoredCredential>) {
         let target = store.target("a").await.unwrap().unwrap();
-        assert_eq!(store.targets().await.unwrap(), [target.clone()]);
+        assert_eq!(store.targets().await.unwrap(), std::slice::from_ref(&target));
         (target.version, target.credentials)
     }
 

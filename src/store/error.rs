@@ -75,7 +75,7 @@ impl From<sqlx::Error> for StoreError {
         if matches!(error, sqlx::Error::PoolTimedOut) {
             return Self::Locked(error);
         }
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         // SQLite's extended codes have the plain one in their last byte.
         let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
         match code {

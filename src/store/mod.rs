@@ -181,14 +181,14 @@ impl Store {
 
 /// Why the schema could not be brought forward.
 fn unmigrated(migrator: &Migrator, error: MigrateError) -> StoreError {
-    match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
-        MigrateError::VersionMissing(found) => {
-            let known = migrator.iter().map(|migration| migration.version).max();
-            StoreError::Newer { found, known: known.unwrap_or_default() }
-        }
-        error => StoreError::Schema(error),
+    if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = error {
+        return error.into();
     }
+    if let MigrateError::VersionMissing(found) = error {
+        let known = migrator.iter().map(|migration| migration.version).max();
+        return StoreError::Newer { found, known: known.unwrap_or_default() };
+    }
+    StoreError::Schema(error)
 }
 
 /// The last time (Unix milliseconds) that is too old at `now`.
