@@ -4,6 +4,8 @@
 mod blame;
 mod probe;
 mod record;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use record::{

@@ -605,7 +605,7 @@ fn answers_that_refuse_the_egress_address() {
         let cloud = ("PROVIDER_BASE_URL_UNREACHABLE", "provider");
         let own = (MISSING, "customer");
         let elb = [("Server", "awselb/2.0")];
-        let rows: [(&str, Vec<u8>, (&str, &str), &str); 7] = [
+        let rows = [
             ("acme", answer("403 Forbidden", &[], ""), own, "403 to a request"),
             ("acme", answer("403 Forbidden", &elb, "<html>"), own, "AWS WAF"),
             ("acme", answer("403 Forbidden", &[], "error code: 1020"), own, "Cloudflare 1020"),
