@@ -7,7 +7,7 @@ use crate::support::{
     dns::Answer,
     gateway::{program, write_config},
     http::Request,
-    lab::{self, EGRESS, Lab, METADATA, PRIVATE, PRIVATE_2, PUBLIC, PUBLIC_2},
+    lab::{self, EGRESS, Lab, METADATA, PRIVATE, PRIVATE_2, PUBLIC, PUBLIC_2, PUBLIC_V6},
     origin::{Origin, Tls, answer, ok},
     receiver::{Deaf, Receiver},
     tls::{Ca, Identity},
@@ -393,6 +393,18 @@ fn routes_that_lead_nowhere() {
             assert!(next.contains("acme.example:443"), "{next}");
             lab::ip(&format!("route del {route} {ELSEWHERE}"));
         }
+    });
+}
+
+#[test]
+fn a_host_of_a_family_that_has_no_egress_address() {
+    lab::run(async |lab| {
+        lab.dns.addresses("acme.example", &[PUBLIC_V6]);
+        let told = check(&lab, &acme(&lab, ""), "acme").await;
+        // No firewall was asked: nothing left.
+        let statuses = ["ok", "skipped", "skipped", "unreachable"];
+        told.assert(["blocked", CONNECTIVITY, "family_unavailable", "operator"], statuses);
+        assert_eq!(told.text("egress_ip"), EGRESS.to_string());
     });
 }
 
