@@ -32,6 +32,7 @@ mod support;
 mod addresses;
 mod auth;
 mod authority;
+mod checks;
 mod clients;
 mod config;
 mod connect;
