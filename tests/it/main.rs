@@ -42,6 +42,7 @@ mod paths;
 mod policy;
 mod redirect;
 mod relay;
+mod sdks;
 mod signing;
 mod smuggling;
 mod sni;
