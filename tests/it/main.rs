@@ -38,6 +38,7 @@ mod connect;
 mod dns;
 mod lifecycle;
 mod limits;
+mod parsers;
 mod paths;
 mod policy;
 mod redirect;

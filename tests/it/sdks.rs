@@ -4,7 +4,7 @@
 //! What each of them does stands in `tests/clients/sdks`; `tests/run` installs them.
 
 use crate::{
-    clients::{installed, python},
+    clients::{self, installed},
     support::{
         http::Request,
         lab::{self, Lab, PUBLIC},
@@ -66,7 +66,8 @@ async fn run(
     place("gateway.py", "");
     std::os::unix::fs::symlink(installed().join("node_modules"), lab.dir().join("node_modules"))
         .unwrap();
-    let program = if setup.ends_with(".mjs") { "node".into() } else { python() };
+    let python = Path::new(setup).extension().is_some_and(|extension| extension == "py");
+    let program = if python { clients::python() } else { "node".into() };
     let mut command = std::process::Command::new(program);
     command
         .arg(script)
