@@ -10,12 +10,12 @@ use crate::{
         gateway::{Gateway, signal},
         http::Conn,
         lab::{self, Lab, PUBLIC},
-        tls::Identity,
+        tls::{Ca, Identity},
         within,
     },
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -230,15 +230,34 @@ struct Server {
     stop: &'static str,
     begun: PathBuf,
     whole: PathBuf,
+    /// Framing that it takes and the gateway does not, with a body of five bytes.
+    takes: &'static str,
 }
 
 impl Server {
+    /// Shows it one message without the gateway, which two parsers read differently, and asserts
+    /// that it finds the hidden one: it can be fooled, and says so. Forgets both then.
+    async fn assert_can_be_fooled(&self, ca: &Ca) {
+        let tls = ca.client_config(None, &[]);
+        let mut conn = Conn::open_tls((PUBLIC, 443).into(), tls, "x.example").await.unwrap();
+        let head = "POST /direct HTTP/1.1\r\nHost: x.example\r\n";
+        conn.send(format!("{head}{}{HIDDEN}", self.takes)).await;
+        assert_eq!((conn.reply().await.status, conn.reply().await.status), (200, 200));
+        let wanted = ["POST /direct 5", "GET /targets/x/hidden 0"];
+        eventually("both are written down", async || (lines(&self.whole) == wanted).then_some(()))
+            .await;
+        drop(conn);
+        eventually("both began", async || (lines(&self.begun).len() == 2).then_some(())).await;
+        for path in [&self.begun, &self.whole] {
+            std::fs::write(path, "").unwrap();
+        }
+    }
+
     /// Waits until everything that came was read, and gives the messages that began and those that
     /// came to their end.
     async fn end(mut self) -> (Vec<String>, Vec<String>) {
         signal(self.child.id(), self.stop);
         eventually("the server ends", async || self.child.try_wait().unwrap()).await;
-        let lines = |path| std::fs::read_to_string(path).unwrap().lines().map(Into::into).collect();
         (lines(&self.begun), lines(&self.whole))
     }
 }
@@ -248,6 +267,10 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(ToOwned::to_owned).collect()
 }
 
 fn nginx(lab: &Lab, identity: &Identity) -> Server {
@@ -283,7 +306,9 @@ fn nginx(lab: &Lab, identity: &Identity) -> Server {
     );
     let mut command = Command::new(installed().join("nginx/usr/sbin/nginx"));
     command.arg("-p").arg(lab.dir()).args(["-e", "stderr", "-c"]).arg(lab.file("conf", config));
-    Server { child: command.spawn().expect("nginx starts"), stop: "QUIT", begun, whole }
+    let child = command.spawn().expect("nginx starts");
+    let takes = "Transfer-Encoding: chunked\r\n\r\n5;\nhello\r\n0\r\n\r\n";
+    Server { child, stop: "QUIT", begun, whole, takes }
 }
 
 fn node(lab: &Lab, identity: &Identity) -> Server {
@@ -316,7 +341,9 @@ fn node(lab: &Lab, identity: &Identity) -> Server {
     command.args(["-e", script, &PUBLIC.to_string()]);
     command.arg(&identity.cert_file).arg(&identity.key_file).arg(&begun).arg(&whole);
     command.stdin(Stdio::null());
-    Server { child: command.spawn().expect("node starts"), stop: "TERM", begun, whole }
+    let child = command.spawn().expect("node starts");
+    let takes = "Content-Length: 63\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    Server { child, stop: "TERM", begun, whole, takes }
 }
 
 /// Shows everything to a gateway with this server behind it, and asserts what the server saw.
@@ -328,6 +355,7 @@ async fn assert_not_fooled(lab: Lab, start: fn(&Lab, &Identity) -> Server) {
     let gateway = lab.gateway(&config).await;
     eventually("the server listens", async || Conn::try_open((PUBLIC, 443).into()).await.ok())
         .await;
+    server.assert_can_be_fooled(&ca).await;
 
     let mut expected = Vec::new();
     for (name, rest) in HEADS {
