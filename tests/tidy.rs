@@ -60,21 +60,23 @@ const LAYERS: &[(&str, &str)] = &[
          slots store target telemetry view webhook",
     ),
     ("check", "reason target"),
-    ("explain", "client destination gateway policy reason target view"),
+    ("explain", "client destination gateway origin policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
     (
         "admin",
-        "admin::token deliveries explain gateway origin reason secret store target telemetry view",
+        "admin::token decisions deliveries explain fields gateway origin reason secret store \
+         target telemetry view",
     ),
     (
         "lifecycle",
-        "admin admin::token config deliveries gateway origin server server::tls sightings store telemetry view",
+        "admin admin::token config deliveries gateway origin server server::tls sightings store \
+         telemetry view",
     ),
     (
         "cli",
-        "config destination explain fields lifecycle origin policy secret sightings store target \
+        "admin config destination explain fields lifecycle origin policy secret sightings store target \
          telemetry view webhook",
     ),
 ];
