@@ -17,6 +17,7 @@ pub mod origin;
 pub mod path;
 pub mod policy;
 pub mod reason;
+pub mod seal;
 pub mod secret;
 pub mod target;
 pub mod webhook;
@@ -26,6 +27,7 @@ pub mod dial;
 pub mod egress;
 pub mod resolve;
 pub mod tls;
+pub mod tunnel;
 
 // the way in, and the one function from top to bottom
 pub mod forward;
@@ -41,6 +43,7 @@ pub mod config;
 pub mod decisions;
 pub mod deliveries;
 pub mod explain;
+pub mod inventory;
 pub mod sightings;
 pub mod slots;
 pub mod store;

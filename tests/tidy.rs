@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("path", ""),
     ("reason", ""),
     ("secret", ""),
+    ("seal", "secret"),
     ("slots", ""),
     ("target", "fields origin path reason secret"),
     ("client", "reason secret target"),
@@ -33,13 +34,14 @@ const LAYERS: &[(&str, &str)] = &[
     ("webhook", "reason secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
-    ("store", "policy"),
+    ("store", "policy seal"),
     ("sightings", "policy store"),
     ("deliveries", "origin store target webhook"),
     // the way out
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
+    ("tunnel", "dial origin policy reason secret"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
     ("decisions", ""),
     ("record", "decisions egress reason target telemetry"),
@@ -54,30 +56,38 @@ const LAYERS: &[(&str, &str)] = &[
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
+    ("check::record", "reason target"),
+    (
+        "check",
+        "client destination egress forward origin path policy reason store target telemetry tls view",
+    ),
     (
         "gateway",
-        "client deliveries destination egress forward origin path policy problem reason record \
+        "check client deliveries destination egress forward origin path policy problem reason record \
          slots store target telemetry view webhook",
     ),
-    ("check", "reason target"),
+    (
+        "inventory",
+        "check client destination fields origin policy reason seal secret store target view webhook",
+    ),
     ("explain", "client destination gateway origin policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
     (
         "admin",
-        "admin::token decisions deliveries explain fields gateway origin reason secret store \
-         target telemetry view",
+        "admin::token check decisions deliveries explain fields gateway inventory origin reason \
+         secret store target telemetry view",
     ),
     (
         "lifecycle",
-        "admin admin::token config deliveries gateway origin server server::tls sightings store \
-         telemetry view",
+        "admin admin::token check config deliveries gateway inventory origin seal server \
+         server::tls sightings store telemetry view",
     ),
     (
         "cli",
-        "admin config destination explain fields lifecycle origin policy secret sightings store target \
-         telemetry view webhook",
+        "admin check client config destination explain fields gateway lifecycle origin policy seal \
+         secret sightings store target telemetry view webhook",
     ),
 ];
 
@@ -98,6 +108,7 @@ const PURE: &[&str] = &[
     "policy",
     "problem",
     "reason",
+    "seal",
     "secret",
     "server::head",
     "slots",

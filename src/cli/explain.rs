@@ -91,8 +91,9 @@ fn what(arguments: &Arguments) -> Result<What, String> {
     What::parse(&method, &arguments.what, target.as_ref()).map_err(|refusal| refusal.detail)
 }
 
-/// A view on the configuration, with what the gateway's store remembers where there is one.
-async fn view(config: config::Config, offline: bool) -> anyhow::Result<View> {
+/// A view on the configuration, with what the gateway's store remembers where there is one; what is
+/// seen with it is not written down.
+pub(super) async fn view(config: config::Config, offline: bool) -> anyhow::Result<View> {
     let url = config.store.url.expose();
     // Explaining makes no state: where the gateway never ran, nothing is remembered.
     let store = Store::open(if Store::exists(url) { url } else { "sqlite::memory:" }).await?;

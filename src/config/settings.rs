@@ -163,6 +163,9 @@ pub struct Store {
     pub url: StoreUrl,
     /// 32 bytes that seal credentials at rest. Default `None`: credentials are not stored.
     pub key: Option<Secret>,
+    /// Former keys, 32 bytes each: they still open what was sealed with them, until
+    /// `store rotate-key` has sealed it anew. Default: none.
+    pub previous_keys: Vec<Secret>,
 }
 
 /// What the gateway tells about itself.

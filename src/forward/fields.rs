@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
 use crate::destination::TARGET_FIELD;
@@ -18,13 +18,8 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 
 /// Fields that a `Connection` field cannot take away: without them the message would mean something
 /// else to the next hop.
-const NOT_NAMED: [HeaderName; 5] = [
-    HOST,
-    http::header::CONTENT_LENGTH,
-    TRAILER,
-    http::header::AUTHORIZATION,
-    http::header::COOKIE,
-];
+const NOT_NAMED: [HeaderName; 5] =
+    [HOST, CONTENT_LENGTH, TRAILER, http::header::AUTHORIZATION, http::header::COOKIE];
 
 /// Makes the fields of a client's request those of the gateway's own towards the target.
 /// `Authorization` passes untouched, nothing is added.
@@ -41,6 +36,14 @@ pub fn clean_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     remove_prefixed(headers, "x-webriskops-");
     remove_prefixed(headers, "proxy-");
+}
+
+/// The same for an interim answer, which has no body whose length it could tell (RFC 9110, section
+/// 8.6): a client that believed it would take the final answer for that body.
+pub fn clean_interim(headers: &mut HeaderMap) {
+    clean_response(headers);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRAILER);
 }
 
 /// The protocol that a request, or the answer to it, upgrades to.

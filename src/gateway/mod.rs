@@ -19,6 +19,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    check::Board,
     client::Client,
     deliveries::Deliveries,
     destination::Destination,
@@ -40,7 +41,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Gateway {
     /// The configuration that the next request will see; swapped whole.
-    pub view: ArcSwap<View>,
+    pub view: Arc<ArcSwap<View>>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// Where the record of each request ends up.
@@ -49,6 +50,8 @@ pub struct Gateway {
     drain_began: OnceLock<Instant>,
     /// Cancelled when tunnels may not go on any longer.
     pub cut: CancellationToken,
+    /// What is known of every target's connectivity.
+    pub checks: Arc<Board>,
     upstreams: Upstreams,
     deliveries: Arc<Deliveries>,
     by_client: Arc<Slots<String>>,
@@ -93,17 +96,19 @@ pub struct Opened {
 impl Gateway {
     /// A gateway with its first configuration.
     pub fn new(
-        view: View,
+        view: Arc<ArcSwap<View>>,
         metrics: Arc<Metrics>,
         deliveries: Arc<Deliveries>,
+        checks: Arc<Board>,
         tasks: &TaskTracker,
     ) -> Self {
         Self {
-            view: ArcSwap::from_pointee(view),
+            view,
             books: Arc::new(Books { metrics: Arc::clone(&metrics), decisions: Arc::default() }),
             metrics,
             drain_began: OnceLock::new(),
             cut: CancellationToken::new(),
+            checks,
             upstreams: Upstreams::new(tasks.clone()),
             deliveries,
             by_client: Slots::new(),
@@ -140,7 +145,7 @@ impl Gateway {
     /// wins.
     async fn open(
         &self,
-        view: &View,
+        view: &Arc<View>,
         from: &ClientConn,
         request: ConnectRequest<'_>,
         record: &mut Record,
@@ -160,6 +165,7 @@ impl Gateway {
             let permit = policy::permit(&client, destination, target, Mode::Connect)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
+            self.checks.gate(view, target).await?;
             let pinned = egress.pin(&permit, &mut record.notes).await?;
             let upstream = egress.connect(&pinned, &mut record.notes).await?;
             let host = permit.destination().authority.host.clone();

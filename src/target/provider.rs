@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, sync::LazyLock};
 
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -48,6 +49,12 @@ impl Provider {
     /// Whether the provider comes in this deployment mode.
     pub fn has_mode(&self, mode: DeploymentMode) -> bool {
         self.deployment_modes.iter().any(|word| word.0 == mode)
+    }
+
+    /// Answers by which the far side refuses the egress address: the provider's own, then those of
+    /// what may stand in front of anybody.
+    pub fn refusals(&self) -> impl Iterator<Item = &AllowlistRefusal> {
+        self.allowlist_refusals.iter().chain(&Catalogue::embedded().allowlist_refusals)
     }
 
     /// Whether a cloud target on `host` is this provider's.
@@ -160,6 +167,29 @@ pub struct AllowlistRefusal {
     pub contains: Option<Box<str>>,
     /// What it is, for the check's report.
     pub meaning: Box<str>,
+}
+
+impl AllowlistRefusal {
+    /// Whether the body has to be read to tell, for an answer of this status.
+    pub fn reads_body(&self, status: StatusCode) -> bool {
+        self.status == status.as_u16() && self.header.is_none() && self.contains.is_some()
+    }
+
+    /// Whether an answer is this one; `body` is how it begins.
+    pub fn is(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+        let text = self.contains.as_deref().unwrap_or_default();
+        let found = match &self.header {
+            Some(name) => {
+                headers.get_all(&**name).iter().any(|value| holds(value.as_bytes(), text))
+            }
+            None => holds(body, text),
+        };
+        self.status == status.as_u16() && found
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    text.is_empty() || bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// All providers, and the family names that stand for one by deployment mode.

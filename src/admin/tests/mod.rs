@@ -30,6 +30,7 @@ use super::{
     *,
 };
 use crate::{
+    check::Board,
     config,
     deliveries::Deliveries,
     reason::{Cause, Code},
@@ -106,7 +107,7 @@ async fn gateway(config: &str) -> Arc<Gateway> {
     let config = config::load(&[file]).unwrap().config;
     let store = Store::open("sqlite::memory:").await.unwrap();
     let (sightings, _writer) = Sightings::new(Vec::new(), store.clone());
-    let (deliveries, _writer) = Deliveries::new(store);
+    let (deliveries, _writer) = Deliveries::new(store.clone());
     let metrics = Arc::new(Metrics::new().unwrap());
     let shared = Shared {
         sightings: Arc::new(sightings),
@@ -114,7 +115,10 @@ async fn gateway(config: &str) -> Arc<Gateway> {
         needs_egress: false,
     };
     let view = View::new(config, Vec::new(), &shared, None).unwrap();
-    Arc::new(Gateway::new(view, metrics, Arc::new(deliveries), &TaskTracker::new()))
+    let view = Arc::new(ArcSwap::from_pointee(view));
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (checks, _writer) = Board::new(Arc::clone(&metrics), store, tasks.clone(), stop);
+    Arc::new(Gateway::new(view, metrics, Arc::new(deliveries), Arc::new(checks), &tasks))
 }
 
 async fn start(view: AdminView, probe: impl Probe, limits: Limits) -> Admin {

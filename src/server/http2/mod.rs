@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use super::Server;
 use crate::{
     forward::{
-        body::{BodyError, ClientBody},
+        body::{BodyError, ClientBody, ResponseBody},
         connect::ClientStream,
+        interim::{Interim, Interims},
     },
     gateway::{ClientConn, ConnectRequest, RelayRequest},
     reason::{Cause, Refusal},
@@ -104,12 +105,38 @@ impl Client {
     }
 
     /// Every method but CONNECT: for the relay. There is no switching of protocols in HTTP/2.
-    async fn other(&self, request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
+    async fn other(&self, mut request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
         let method = request.method().clone();
+        let interims = Interims::default();
+        request.extensions_mut().insert(interims.clone());
         let request = RelayRequest::new(request.map(ClientBody::Http2), None);
-        let answer = Box::pin(self.server.gateway.relay(&self.from, request));
-        if let Some(response) = unless_reset(&mut to, answer).await {
+        let response = self.answer_after_interims(request, &interims, &mut to).await;
+        if let Some(response) = response {
+            pass(&mut to, interims.take());
             self.say(to, &method, response).await;
+        }
+    }
+
+    /// The answer, once it is there; interim ones go out meanwhile. `None` where the client is gone.
+    async fn answer_after_interims(
+        &self,
+        request: RelayRequest<'_>,
+        interims: &Interims,
+        to: &mut SendResponse<Bytes>,
+    ) -> Option<Response<ResponseBody>> {
+        let mut answer = Box::pin(self.server.gateway.relay(&self.from, request));
+        loop {
+            let came_or_answer = async {
+                tokio::select! {
+                    biased;
+                    came = interims.next() => Either::Left(came),
+                    response = &mut answer => Either::Right(response),
+                }
+            };
+            match unless_reset(to, came_or_answer).await? {
+                Either::Left(came) => pass(to, came),
+                Either::Right(response) => return Some(response),
+            }
         }
     }
 
@@ -127,6 +154,19 @@ impl Client {
         }
         if let Err(error) = respond(to, response, self.stall).await {
             tracing::debug!(%error, "a client did not take its answer");
+        }
+    }
+}
+
+/// Sends interim answers (RFC 9113, section 8.1). One that cannot be sent is none that the client
+/// needs.
+fn pass(to: &mut SendResponse<Bytes>, interims: Vec<Interim>) {
+    for Interim { status, headers } in interims {
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        *head.headers_mut() = headers;
+        if let Err(error) = to.send_informational(head) {
+            tracing::debug!(%error, "an interim answer was not sent");
         }
     }
 }
