@@ -197,6 +197,11 @@ impl Decisions {
         }
     }
 
+    /// The place of the oldest decision that is held.
+    pub fn first(&self) -> u64 {
+        self.ring().first
+    }
+
     /// The place that the next decision will have.
     pub fn end(&self) -> u64 {
         self.ring().end()

@@ -70,23 +70,24 @@ const LAYERS: &[(&str, &str)] = &[
         "inventory",
         "check client destination fields origin policy reason seal secret store target view webhook",
     ),
-    ("explain", "client destination gateway policy reason target view"),
+    ("explain", "client destination gateway origin policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
     (
         "admin",
-        "admin::token check deliveries explain gateway inventory origin reason secret store target telemetry view",
+        "admin::token check decisions deliveries explain fields gateway inventory origin reason \
+         secret store target telemetry view",
     ),
     (
         "lifecycle",
-        "admin admin::token check config deliveries gateway inventory origin seal server server::tls sightings store \
-         telemetry view",
+        "admin admin::token check config deliveries gateway inventory origin seal server \
+         server::tls sightings store telemetry view",
     ),
     (
         "cli",
-        "check client config destination explain fields gateway lifecycle origin policy seal secret sightings store target \
-         telemetry view webhook",
+        "admin check client config destination explain fields gateway lifecycle origin policy seal \
+         secret sightings store target telemetry view webhook",
     ),
 ];
 

@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod explain;
 mod health;
+mod openapi;
 mod serve;
 mod sign;
 mod store;
@@ -67,6 +68,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
+    #[command(about = "Print the admin API's OpenAPI document")]
+    Openapi,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -113,6 +116,7 @@ pub fn run() -> ExitCode {
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Openapi => openapi::run(),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();

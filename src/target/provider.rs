@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, sync::Arc, sync::LazyLock};
 
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{origin::Host, reason::DeploymentMode};
 
 /// One provider of the catalogue (contract, section 10).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     /// Its key, as in a target's `provider_key`.
@@ -18,6 +19,7 @@ pub struct Provider {
     /// Its name for people.
     pub name: Box<str>,
     /// Which deployment modes it comes in.
+    #[schema(value_type = Vec<String>)]
     deployment_modes: Vec<Mode>,
     /// Approved host patterns for cloud targets: a name, or `*.` and a name for one or more labels
     /// in front of it.
@@ -97,7 +99,7 @@ impl Serialize for Mode {
 }
 
 /// A word of `auth_method` and `token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthWord {
     /// OAuth 2.0.
@@ -129,7 +131,7 @@ impl AuthWord {
 }
 
 /// Whether `%2f` inside a path segment is passed on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EncodedSlash {
     /// Refused: many servers decode it into a separator.
@@ -140,7 +142,7 @@ pub enum EncodedSlash {
 }
 
 /// A request without credentials that shows whether the product answers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// `GET` or `HEAD`.
@@ -152,7 +154,7 @@ pub struct Probe {
 }
 
 /// An answer that shows that the far side refuses the egress address.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowlistRefusal {
     /// The status of the answer.

@@ -1,6 +1,11 @@
 //! The admin listener over real sockets.
 #![expect(clippy::disallowed_methods, reason = "the client of these tests connects to loopback")]
 
+mod decisions;
+mod document;
+mod explain;
+mod origins;
+
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
@@ -97,6 +102,7 @@ fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle
 async fn gateway(config: &str) -> Arc<Gateway> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
+    std::fs::write(folder.path().join("token"), "a-token-of-the-test").unwrap();
     std::fs::write(&file, format!("dns.servers = [\"127.0.0.1:9\"]\n{config}")).unwrap();
     let config = config::load(&[file]).unwrap().config;
     let store = Store::open("sqlite::memory:").await.unwrap();
@@ -116,9 +122,17 @@ async fn gateway(config: &str) -> Arc<Gateway> {
 }
 
 async fn start(view: AdminView, probe: impl Probe, limits: Limits) -> Admin {
+    start_with(gateway("").await, view, probe, limits).await
+}
+
+async fn start_with(
+    gateway: Arc<Gateway>,
+    view: AdminView,
+    probe: impl Probe,
+    limits: Limits,
+) -> Admin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let gateway = gateway("").await;
     let state = Arc::new(AdminState::new(gateway, Arc::new(probe), view));
     let stop = CancellationToken::new();
     let serving = spawn(serve(listener, Arc::clone(&state), limits, stop.clone()));
@@ -210,6 +224,14 @@ impl Admin {
 
     async fn get(&self, path: &str) -> Answer {
         self.request(&format!("GET {path}"), "").await
+    }
+
+    /// A POST of JSON.
+    async fn post(&self, path: &str, body: &str, fields: &str) -> Answer {
+        let length = body.len();
+        let kind = "Content-Type: application/json\r\n";
+        let head = format!("{kind}{fields}Content-Length: {length}\r\nConnection: close\r\n");
+        self.send(&format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n{body}")).await
     }
 
     async fn get_from_host(&self, path: &str, hosts: &[&str]) -> Answer {
