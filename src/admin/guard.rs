@@ -21,7 +21,7 @@ pub(super) const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// What only looks although it is a POST: its question does not fit into a query, or must not be
 /// logged with one.
-pub(super) const READING_POSTS: [&str; 1] = ["/v1/explain"];
+pub(super) const READING_POSTS: [&str; 2] = ["/v1/explain", "/v1/targets/validate"];
 
 /// What a page of another origin may not even look at: it would hold a place of few.
 pub(super) const SCARCE: [&str; 1] = ["/v1/decisions/stream"];

@@ -45,6 +45,16 @@ impl QueryTable {
 }
 
 impl BodyTable {
+    /// All members as they are, for who reads them elsewhere.
+    pub(super) fn into_json(self) -> serde_json::Map<String, serde_json::Value> {
+        let members = self.0.into_iter().map(|(key, value)| {
+            // Numbers that JSON does not have cannot have come as JSON.
+            let value = serde_json::to_value(&value).unwrap_or_default();
+            (key, value)
+        });
+        members.collect()
+    }
+
     /// Reads the members.
     ///
     /// # Errors

@@ -14,17 +14,24 @@
 //!   What is not `GET` needs the role `operate`, unless [`guard::READING_POSTS`] has it.
 //! - `UPDATE=1 cargo test --test docs` writes `docs/generated/openapi.json`.
 
+mod checks;
+mod credentials;
 mod decisions;
+mod deliveries;
 mod explain;
 mod guard;
 mod health;
 mod input;
 mod openapi;
 mod page;
+mod precondition;
 mod problem;
 mod rate;
 mod reference;
+mod refused;
 mod serve;
+mod shown;
+mod targets;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -46,7 +53,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use health::{BoxFuture, Check, CheckStatus, Probe};
 pub use serve::{Limits, serve};
 
-use crate::{gateway::Gateway, origin::Host};
+use crate::{gateway::Gateway, inventory::Inventory, origin::Host, store::Store};
 use problem::Problem;
 use rate::Rate;
 use token::Access;
@@ -70,20 +77,32 @@ pub struct AdminView {
 pub struct AdminState {
     /// What traffic goes through: its configuration, its metrics.
     pub gateway: Arc<Gateway>,
+    /// The targets that this API keeps.
+    pub inventory: Arc<Inventory>,
+    /// Checks and deliveries of the past.
+    pub store: Store,
     /// Asked by `/readyz`.
     pub probe: Arc<dyn Probe>,
     /// Stored anew by a reload; a request that is under way may see the one before.
     pub view: ArcSwap<AdminView>,
-    /// A place for each explanation under way.
+    /// A place for each explanation or judgement under way.
     explaining: Semaphore,
     rate: Rate,
 }
 
 impl AdminState {
     /// State for a listener that is about to open.
-    pub fn new(gateway: Arc<Gateway>, probe: Arc<dyn Probe>, view: AdminView) -> Self {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        inventory: Arc<Inventory>,
+        store: Store,
+        probe: Arc<dyn Probe>,
+        view: AdminView,
+    ) -> Self {
         Self {
             gateway,
+            inventory,
+            store,
             probe,
             view: ArcSwap::from_pointee(view),
             explaining: Semaphore::new(explain::AT_ONCE_MAX),
@@ -103,6 +122,10 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
     OpenApiRouter::with_openapi(openapi::head())
         .merge(health::routes())
         .merge(reference::routes())
+        .merge(targets::routes())
+        .merge(credentials::routes())
+        .merge(checks::routes())
+        .merge(deliveries::routes())
         .merge(decisions::routes())
         .merge(explain::routes())
         .merge(openapi::routes())

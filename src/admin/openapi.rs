@@ -28,6 +28,8 @@ use super::{
 pub(super) const HEALTH: &str = "health";
 pub(super) const REFERENCE: &str = "reference";
 pub(super) const DECISIONS: &str = "decisions";
+pub(super) const TARGETS: &str = "targets";
+pub(super) const CHECKS: &str = "checks";
 
 /// Name of the security scheme.
 const BEARER: &str = "bearer";
@@ -46,6 +48,8 @@ const BEARER: &str = "bearer";
     tags(
         (name = HEALTH, description = "For machines that watch the gateway; open to everybody"),
         (name = REFERENCE, description = "What the gateway is and what its words mean"),
+        (name = TARGETS, description = "What may be reached, its credentials and its deliveries"),
+        (name = CHECKS, description = "Whether targets can be reached, and who must act where not"),
         (name = DECISIONS, description = "What was decided, and what would be"),
     ),
     components(schemas(Document)),

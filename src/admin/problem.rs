@@ -4,6 +4,8 @@
 //! word, `detail` a sentence. Nothing of the request is repeated but the names of parameters and
 //! members. Bytes that are not HTTP never get here: hyper answers them with a bare 400 or 431.
 
+use std::net::IpAddr;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -12,8 +14,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::input::BODY_BYTES_MAX;
-use crate::fields::Problems;
+use super::{input::BODY_BYTES_MAX, refused::Warning};
+use crate::{fields::Problems, inventory::Fault, store::StoreError};
 
 /// Media type of problem documents (RFC 9457, section 6.1).
 pub(super) const PROBLEM: &str = "application/problem+json";
@@ -49,11 +51,53 @@ pub(super) enum Problem {
     BodySlow,
     /// `ADMIN_OVERLOADED`: as many do this as may at once.
     Busy,
+    /// `ADMIN_TARGET_UNKNOWN`: there is no such target.
+    TargetUnknown,
+    /// `ADMIN_CHECK_UNKNOWN`: there is no such check, or it is no longer kept.
+    CheckUnknown,
+    /// `ADMIN_TARGET_READ_ONLY`: the target is one of the configuration.
+    ReadOnly,
+    /// `ADMIN_TARGET_CHANGED`: a precondition does not hold (RFC 9110, section 13.1).
+    Changed,
+    /// `ADMIN_TARGETS_FULL`: there are as many targets as may be.
+    TargetsFull(usize),
+    /// `ADMIN_STORE_KEY_MISSING`: a credential, and nothing to seal it with.
+    StoreKeyMissing,
+    /// What traffic would be told: its own code.
+    Refused(Box<Warning>),
+    /// `ADMIN_STORE_UNAVAILABLE`: the store cannot be used; the log says more.
+    Store(String),
     /// `ADMIN_INTERNAL_ERROR`: the answer could not be made.
     Internal,
 }
 
 impl Problem {
+    /// Why a target could not be changed; `egress` is the address to allowlist.
+    pub(super) fn of(fault: Fault, egress: Option<IpAddr>) -> Self {
+        match fault {
+            Fault::NotFound => Self::TargetUnknown,
+            Fault::ReadOnly => Self::ReadOnly,
+            Fault::Changed(_) => Self::Changed,
+            Fault::Invalid(problems) => Self::Invalid(problems),
+            Fault::Unsafe(refusal) | Fault::NotJudged(refusal) => {
+                Self::Refused(Box::new(Warning::of(&refusal, egress)))
+            }
+            Fault::NoKey => Self::StoreKeyMissing,
+            Fault::TooMany(number) => Self::TargetsFull(number),
+            Fault::Store(error) => Self::store(&error),
+            Fault::Seal(error) => {
+                tracing::error!(%error, "a credential could not be sealed");
+                Self::Internal
+            }
+        }
+    }
+
+    /// The store cannot be used.
+    pub(super) fn store(error: &StoreError) -> Self {
+        tracing::error!(%error, "the store cannot be used");
+        Self::Store(error.to_string())
+    }
+
     const fn status(&self) -> StatusCode {
         match self {
             Self::HostInvalid | Self::Invalid(_) => StatusCode::BAD_REQUEST,
@@ -61,12 +105,15 @@ impl Problem {
             Self::OriginNotAllowed | Self::RoleInsufficient => StatusCode::FORBIDDEN,
             Self::TokenMissing | Self::TokenUnknown => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::TargetUnknown | Self::CheckUnknown => StatusCode::NOT_FOUND,
+            Self::ReadOnly | Self::TargetsFull(_) | Self::StoreKeyMissing => StatusCode::CONFLICT,
+            Self::Changed => StatusCode::PRECONDITION_FAILED,
+            Self::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -85,6 +132,14 @@ impl Problem {
             Self::BodyTooLarge => "ADMIN_BODY_TOO_LARGE",
             Self::BodySlow => "ADMIN_BODY_SLOW",
             Self::Busy => "ADMIN_OVERLOADED",
+            Self::TargetUnknown => "ADMIN_TARGET_UNKNOWN",
+            Self::CheckUnknown => "ADMIN_CHECK_UNKNOWN",
+            Self::ReadOnly => "ADMIN_TARGET_READ_ONLY",
+            Self::Changed => "ADMIN_TARGET_CHANGED",
+            Self::TargetsFull(_) => "ADMIN_TARGETS_FULL",
+            Self::StoreKeyMissing => "ADMIN_STORE_KEY_MISSING",
+            Self::Refused(refusal) => refusal.code,
+            Self::Store(_) => "ADMIN_STORE_UNAVAILABLE",
             Self::Internal => "ADMIN_INTERNAL_ERROR",
         }
     }
@@ -106,6 +161,16 @@ impl Problem {
             Self::BodySlow => "The body did not come in time.",
             Self::Busy => "As many requests of this kind are under way as may be; try again soon.",
             Self::Internal => "The answer could not be made; the gateway's log says why.",
+            Self::TargetUnknown => "There is no target of this id.",
+            Self::CheckUnknown => "There is no check of this id, or it is too old to be kept.",
+            Self::ReadOnly => "The target is one of the configuration; change it there.",
+            Self::Changed => "Somebody else has changed the target; read it again.",
+            Self::StoreKeyMissing => {
+                "Set store.key in the configuration: credentials are kept sealed or not at all."
+            }
+            Self::TargetsFull(number) => return format!("There are {number} targets already."),
+            Self::Refused(refusal) => return refusal.detail.clone(),
+            Self::Store(error) => return error.clone(),
             Self::BodyTooLarge => return format!("A body has up to {BODY_BYTES_MAX} bytes."),
             Self::Invalid(problems) => {
                 return problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -125,7 +190,7 @@ impl Problem {
                 header::WWW_AUTHENTICATE,
                 "Bearer realm=\"egress-gateway\", error=\"invalid_token\"",
             )),
-            Self::RateLimited | Self::Busy => Some((header::RETRY_AFTER, "1")),
+            Self::RateLimited | Self::Busy | Self::Store(_) => Some((header::RETRY_AFTER, "1")),
             Self::HostInvalid
             | Self::HostNotAllowed
             | Self::OriginNotAllowed
@@ -136,6 +201,13 @@ impl Problem {
             | Self::NotJson
             | Self::BodyTooLarge
             | Self::BodySlow
+            | Self::TargetUnknown
+            | Self::CheckUnknown
+            | Self::ReadOnly
+            | Self::Changed
+            | Self::TargetsFull(_)
+            | Self::StoreKeyMissing
+            | Self::Refused(_)
             | Self::Internal => None,
         }
     }
@@ -155,15 +227,25 @@ pub(super) struct Document {
     code: &'static str,
     /// What to do instead.
     detail: String,
+    /// The fine word, where traffic would be refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    /// Who has to act, where traffic would be refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'static str>,
+    /// What to do, in a sentence that can be forwarded, where traffic would be refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_step: Option<String>,
     /// Everything that is wrong with the query or the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: Vec<Fault>,
+    errors: Vec<Wrong>,
 }
 
 /// One thing that is wrong with the query or the body.
 #[derive(Serialize, ToSchema)]
-struct Fault {
+#[schema(as = Fault)]
+struct Wrong {
     /// The parameter's or member's name, with its path: `limit`, `tls.pins[1]`.
     name: String,
     /// What is wrong with it.
@@ -174,6 +256,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, code, detail, field) =
             (self.status(), self.code(), self.detail(), self.field());
+        let refusal = if let Self::Refused(refusal) = &self { Some(refusal.clone()) } else { None };
         let errors = if let Self::Invalid(problems) = self { problems } else { Vec::new() };
         let document = Document {
             r#type: "about:blank",
@@ -181,9 +264,12 @@ impl IntoResponse for Problem {
             status: status.as_u16(),
             code,
             detail,
+            cause: refusal.as_ref().map(|refusal| refusal.cause),
+            owner: refusal.as_ref().map(|refusal| refusal.owner),
+            next_step: refusal.map(|refusal| refusal.next_step),
             errors: errors
                 .into_iter()
-                .map(|one| Fault { name: one.key, detail: one.message })
+                .map(|one| Wrong { name: one.key, detail: one.message })
                 .collect(),
         };
         let mut response = (status, Json(document)).into_response();

@@ -250,15 +250,30 @@ impl Board {
         }
     }
 
-    /// Begins a check in the background; its id. `None` where one is under way already.
-    pub fn begin_check(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        target: &Arc<Target>,
-    ) -> Option<Arc<str>> {
-        let id: Arc<str> = Ulid::new().to_string().into();
-        let (_, joined) = self.begin_as(&id, view, target, None);
-        (!joined).then_some(id)
+    /// A check that is under way or has just ended, by its id: it may not be on the disk yet.
+    pub fn recent(&self, view: &View, id: &str) -> Option<Check> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots.values() {
+            let known = slot.known.load();
+            if let Some(known) = known.as_deref()
+                && known.check.connectivity_check_id.as_deref() == Some(id)
+            {
+                return Some(Check::clone(&known.check));
+            }
+            let flight = slot.flight().clone().filter(|flight| *flight.id == *id);
+            if let Some(flight) = flight {
+                let target = view.targets.get(flight.target.as_str())?;
+                let mut check = Check::unchecked(target, view.egress_ips.first().copied());
+                check.connectivity_check_id = Some(flight.id);
+                return Some(check);
+            }
+        }
+        None
+    }
+
+    /// Begins a check in the background, unless one is under way; the id of that one.
+    pub fn begin_check(self: &Arc<Self>, view: &Arc<View>, target: &Arc<Target>) -> Arc<str> {
+        self.begin(view, target, None).0.id
     }
 
     /// Has a target checked at once where traffic to it needs that.
@@ -268,19 +283,9 @@ impl Board {
         }
     }
 
+    /// The check of a target that is under way, and whether it was so already.
     pub(super) fn begin(
         self: &Arc<Self>,
-        view: &Arc<View>,
-        target: &Arc<Target>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> (Flight, bool) {
-        self.begin_as(&Ulid::new().to_string().into(), view, target, permit)
-    }
-
-    /// The check of a target that is under way, and whether it was so already.
-    fn begin_as(
-        self: &Arc<Self>,
-        id: &Arc<str>,
         view: &Arc<View>,
         target: &Arc<Target>,
         permit: Option<OwnedSemaphorePermit>,
@@ -292,12 +297,18 @@ impl Board {
         }
         let (sender, landed) = watch::channel(None);
         let (kept_sender, kept) = watch::channel(false);
-        let flight = Flight { fingerprint: target.fingerprint, landed, kept };
+        let id: Arc<str> = Ulid::new().to_string().into();
+        let flight = Flight {
+            id: Arc::clone(&id),
+            target: target.id.clone(),
+            fingerprint: target.fingerprint,
+            landed,
+            kept,
+        };
         *current = Some(flight.clone());
         slot.begin();
         drop(current);
         let (board, view, target) = (Arc::clone(self), Arc::clone(view), Arc::clone(target));
-        let id = Arc::clone(id);
         self.tasks.spawn(async move {
             // Ends the flight also where the walk panics or is stopped.
             let ending = Ending { slot, sender: Some(sender) };

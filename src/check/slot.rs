@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use super::{Check, State};
-use crate::target::Fingerprint;
+use crate::target::{Fingerprint, TargetId};
 
 /// A check that has ended, and how long it counts.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub(super) struct Known {
 /// A check that is under way: everybody who wants one waits for it.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
+    /// Of the check.
+    pub(super) id: Arc<str>,
+    pub(super) target: TargetId,
     pub(super) fingerprint: Fingerprint,
     pub(super) landed: watch::Receiver<Option<Arc<Check>>>,
     /// `true` once it is on the disk.

@@ -43,14 +43,22 @@ pub(super) struct Around {
     tunnels: BTreeSet<Box<str>>,
     resolvers: BTreeSet<Box<str>>,
     folder: PathBuf,
+    /// Whether every name and file counts as known.
+    anything: bool,
 }
 
 impl Around {
+    /// For looking at a target whose names have gone.
+    pub(super) fn anything(around: &Self) -> Self {
+        Self { anything: true, ..around.clone() }
+    }
+
     pub(super) fn of(view: &View, folder: &Path) -> Self {
         Self {
             tunnels: view.tunnel_names().map(Into::into).collect(),
             resolvers: view.egress.resolvers.keys().map(|name| name.as_str().into()).collect(),
             folder: folder.to_owned(),
+            anything: false,
         }
     }
 }
@@ -110,11 +118,13 @@ pub(super) fn target(id: &str, document: &Json, around: &Around) -> Result<Targe
     dict.insert("id".to_owned(), id.into());
     let surroundings = Surroundings {
         catalogue: Catalogue::embedded(),
-        has_tunnel: &|name| around.tunnels.contains(name),
-        has_resolver: &|name| around.resolvers.contains(name),
+        has_tunnel: &|name| around.anything || around.tunnels.contains(name),
+        has_resolver: &|name| around.anything || around.resolvers.contains(name),
         ownership: Ownership::Unclear,
         secret: &secret,
-        file: &|name| file(&around.folder, name),
+        file: &|name| {
+            if around.anything { Ok(around.folder.join(name)) } else { file(&around.folder, name) }
+        },
     };
     let mut problems = Problems::new();
     let target = read_draft(Fields::new("", dict, &mut problems), &surroundings);

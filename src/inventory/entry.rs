@@ -78,6 +78,8 @@ pub struct Entry {
     /// The target as traffic sees it, or why it carries none: what it refers to is gone from the
     /// configuration, or its secret cannot be opened.
     pub target: Result<Arc<Target>, Problems>,
+    /// The target as it is shown, whatever it refers to.
+    pub shown: Arc<Target>,
 }
 
 impl Entry {
@@ -87,7 +89,7 @@ impl Entry {
         stored: &StoredTarget,
         keys: Option<&Keys>,
         around: &Around,
-    ) -> Self {
+    ) -> Option<Self> {
         let mut problems = Problems::new();
         let document = serde_json::from_str(&stored.document).unwrap_or_else(|error| {
             problems.push(problem("", format!("what is stored is not JSON: {error}")));
@@ -113,6 +115,14 @@ impl Entry {
                 }
             }
         }
+        let shown = document::target(id.as_str(), &document, &Around::anything(around));
+        let shown = shown
+            .map_err(|problems| {
+                for problem in problems {
+                    tracing::error!(target_id = id.as_str(), %problem, "a stored target is unknown");
+                }
+            })
+            .ok()?;
         let entry = Self {
             id,
             version: stored.version,
@@ -121,8 +131,24 @@ impl Entry {
             updated_at: millisecond(stored.updated_at),
             secrets,
             target: Err(problems),
+            shown: Arc::new(Target { source: Source::Api, ..shown }),
         };
-        entry.read_again(around, false)
+        Some(entry.read_again(around, false))
+    }
+
+    /// Whether it has a signing secret, now.
+    pub fn secret_status(&self) -> SecretStatus {
+        let secrets = self.secrets.at(Timestamp::now());
+        match (secrets.current, secrets.previous) {
+            (None, _) => SecretStatus::Missing,
+            (Some(_), None) => SecretStatus::Present,
+            (Some(_), Some(_)) => SecretStatus::Rotating,
+        }
+    }
+
+    /// Until when the previous secret counts, where there is one with an end.
+    pub fn previous_expires_at(&self) -> Option<Timestamp> {
+        self.secrets.at(Timestamp::now()).expiry()
     }
 
     /// The same, with its target read among other names. What was wrong with its secrets still is,
@@ -169,6 +195,7 @@ impl Entry {
             updated_at: self.updated_at,
             secrets: self.secrets.clone(),
             target: self.target.clone(),
+            shown: Arc::clone(&self.shown),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Inventory {
         for stored in store.targets().await? {
             let Some(id) = TargetId::parse(&stored.id) else { continue };
             let entry = Entry::restored(id.clone(), &stored, keys.as_ref(), &around);
-            entries.insert(id, Arc::new(entry));
+            entries.extend(entry.map(|entry| (id, Arc::new(entry))));
         }
         add(&mut whole, entries.values());
         view.store(Arc::new(whole));
@@ -208,8 +208,10 @@ impl Inventory {
             updated_at: now,
             secrets,
             target: Err(Vec::new()),
+            shown: Arc::new(target),
         };
-        entry.target = Ok(Arc::new(entry.with_secrets(target)));
+        entry.shown = Arc::new(entry.with_secrets(Target::clone(&entry.shown)));
+        entry.target = Ok(Arc::clone(&entry.shown));
         Ok(Kept { entry: self.install(entry), created: before.is_none(), warnings })
     }
 

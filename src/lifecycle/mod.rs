@@ -137,8 +137,13 @@ impl Running {
         let gateway = Gateway::new(view, Arc::clone(&metrics), deliveries, checks, &tasks);
         let gateway = Arc::new(gateway);
         let readiness = Readiness::new(Arc::clone(&gateway), memory.store.clone());
-        let admin =
-            Arc::new(AdminState::new(Arc::clone(&gateway), Arc::new(readiness), admin_view));
+        let admin = Arc::new(AdminState::new(
+            Arc::clone(&gateway),
+            Arc::clone(&inventory),
+            memory.store.clone(),
+            Arc::new(readiness),
+            admin_view,
+        ));
         let server = Server::new(Arc::clone(&gateway), tasks);
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());

@@ -16,9 +16,11 @@ async fn every_route_of_the_document_is_answered_and_the_document_is_served() {
     for (path, item) in paths {
         for (method, operation) in item.as_object().unwrap() {
             // HEAD, so that a stream ends; an empty body elsewhere.
-            let method = if method == "get" { "HEAD" } else { method };
+            let method = if method == "get" && !path.contains('{') { "HEAD" } else { method };
             let answer = admin.request(&format!("{} {path}", method.to_uppercase()), "").await;
-            assert!(![404, 405].contains(&answer.status), "{method} {path}: {}", answer.head);
+            // There is nothing of the name `{id}`, and that is what is said.
+            let unknown = answer.status == 404 && answer.json()["code"] == "ADMIN_NOT_FOUND";
+            assert!(answer.status != 405 && !unknown, "{method} {path}: {}", answer.head);
             let id = operation["operationId"].as_str().unwrap();
             assert!(ids.insert(id.to_owned()), "{id} is there twice");
             assert!(operation["tags"].as_array().is_some_and(|tags| tags.len() == 1), "{id}");

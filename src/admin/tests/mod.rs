@@ -121,6 +121,14 @@ async fn gateway(config: &str) -> Arc<Gateway> {
     Arc::new(Gateway::new(view, metrics, Arc::new(deliveries), Arc::new(checks), &tasks))
 }
 
+/// What a listener works with, on a store of its own.
+async fn state(gateway: Arc<Gateway>, probe: Arc<dyn Probe>, view: AdminView) -> AdminState {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let (snapshot, checks) = (Arc::clone(&gateway.view), Arc::clone(&gateway.checks));
+    let inventory = Inventory::open(store.clone(), snapshot, checks, "tls".into(), None).await;
+    AdminState::new(gateway, Arc::new(inventory.unwrap()), store, probe, view)
+}
+
 async fn start(view: AdminView, probe: impl Probe, limits: Limits) -> Admin {
     start_with(gateway("").await, view, probe, limits).await
 }
@@ -133,7 +141,7 @@ async fn start_with(
 ) -> Admin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let state = Arc::new(AdminState::new(gateway, Arc::new(probe), view));
+    let state = Arc::new(state(gateway, Arc::new(probe), view).await);
     let stop = CancellationToken::new();
     let serving = spawn(serve(listener, Arc::clone(&state), limits, stop.clone()));
     Admin { address, state, stop, serving }
@@ -377,7 +385,8 @@ async fn readiness_turns_when_a_check_fails_and_back() {
 #[tokio::test]
 async fn a_probe_that_hangs_is_not_ready_within_its_limit() {
     let gateway = gateway("").await;
-    let state = Arc::new(AdminState::new(gateway, Arc::new(Gate::default()), AdminView::default()));
+    let state = state(gateway, Arc::new(Gate::default()), AdminView::default()).await;
+    let state = Arc::new(state);
     let begun = tokio::time::Instant::now();
     let answer = timeout(PATIENCE, health::readyz(axum::extract::State(state))).await.unwrap();
     assert_eq!(answer.status(), 503);
