@@ -27,6 +27,7 @@ pub mod dial;
 pub mod egress;
 pub mod resolve;
 pub mod tls;
+pub mod tunnel;
 
 // the way in, and the one function from top to bottom
 pub mod forward;
@@ -39,8 +40,10 @@ pub mod server;
 pub mod admin;
 pub mod check;
 pub mod config;
+pub mod decisions;
 pub mod deliveries;
 pub mod explain;
+pub mod inventory;
 pub mod sightings;
 pub mod slots;
 pub mod store;

@@ -15,7 +15,7 @@ use super::{
     store_url::StoreUrl,
 };
 use crate::{
-    admin::{Role, Token},
+    admin::token::{Role, Token},
     fields::{Fields, expected, parse_net},
     origin::Host,
     resolve::{SERVERS_MAX, Server},

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{store_url::StoreUrl, tunnel::Tunnel};
 use crate::{
-    admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
+    admin::token::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
     server::tls::ServerTls, target::Target, telemetry::LogFormat,
 };
 

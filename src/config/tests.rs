@@ -220,7 +220,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.egress.ip.len(), 2);
     assert_eq!(config.egress.ranges.len(), 2);
     assert_eq!(config.admin.hosts[0].to_string(), "egress.internal");
-    assert_eq!(config.admin.tokens[1].role, crate::admin::Role::Operate);
+    assert_eq!(config.admin.tokens[1].role, crate::admin::token::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
     assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
 use crate::destination::TARGET_FIELD;
@@ -18,13 +18,55 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 
 /// Fields that a `Connection` field cannot take away: without them the message would mean something
 /// else to the next hop.
-const NOT_NAMED: [HeaderName; 5] = [
-    HOST,
-    http::header::CONTENT_LENGTH,
-    TRAILER,
-    http::header::AUTHORIZATION,
-    http::header::COOKIE,
+const NOT_NAMED: [HeaderName; 5] =
+    [HOST, CONTENT_LENGTH, TRAILER, http::header::AUTHORIZATION, http::header::COOKIE];
+
+/// Fields that must not come behind a body (RFC 9110 §6.5.1): those that frame, route, authenticate,
+/// modify the request, or say how the body is to be read, and those of one hop only.
+const FORBIDDEN_TRAILERS: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "content_length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "referer",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "transfer_encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
 ];
+
+/// Beginnings of further ones: who forwarded the request, and what this gateway itself sets.
+const FORBIDDEN_TRAILER_PREFIXES: &[&str] = &["x-forwarded-", "x-webriskops-", "webhook-"];
 
 /// Makes the fields of a client's request those of the gateway's own towards the target.
 /// `Authorization` passes untouched, nothing is added.
@@ -41,6 +83,21 @@ pub fn clean_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     remove_prefixed(headers, "x-webriskops-");
     remove_prefixed(headers, "proxy-");
+}
+
+/// The same for an interim answer, which has no body whose length it could tell (RFC 9110, section
+/// 8.6): a client that believed it would take the final answer for that body.
+pub fn clean_interim(headers: &mut HeaderMap) {
+    clean_response(headers);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRAILER);
+}
+
+/// Whether a field must not come behind a request's body, over either version of HTTP.
+pub fn trailer_forbidden(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    FORBIDDEN_TRAILERS.contains(&name)
+        || FORBIDDEN_TRAILER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The protocol that a request, or the answer to it, upgrades to.

@@ -5,6 +5,7 @@ pub mod body;
 pub mod client_hello;
 pub mod connect;
 pub mod fields;
+pub mod interim;
 pub mod linger;
 pub mod pool;
 pub mod pump;

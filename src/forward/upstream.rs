@@ -24,10 +24,11 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     body::{Progress, RequestBody},
+    interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Notes, Pinned, Stream},
+    egress::{Egress, Notes, Pinned, Ready, Stream},
     origin::Origin,
     reason::{Cause, Refusal},
     target::Target,
@@ -52,6 +53,8 @@ pub struct Errand<'a> {
     pub pinned: &'a Pinned,
     /// Whether the request asks for another protocol: then only HTTP/1.1 on a connection of its own.
     pub upgrades: bool,
+    /// Where its interim answers go.
+    pub interims: &'a Interims,
     /// `limits.response_timeout`.
     pub response_timeout: Duration,
 }
@@ -106,6 +109,7 @@ impl Upstreams {
         progress: &Progress,
         notes: &mut Notes,
     ) -> Result<Answered, Refusal> {
+        errand.interims.gather(&mut request);
         let target = errand.target;
         if !errand.upgrades {
             while let Some((address, sender)) =
@@ -122,14 +126,23 @@ impl Upstreams {
         }
         let opened = self.open(errand, notes).await?;
         let address = opened.address;
-        match attempt(errand, opened, request, progress).await {
-            Ok(answered) => Ok(answered),
-            Err(Failed::Refused(refusal)) => Err(refusal),
-            Err(Failed::Unsent(_)) => {
-                let detail = format!("{address} closed the connection before the request was sent");
-                Err(Refusal::new(Cause::ResponseIncomplete, detail))
-            }
-        }
+        attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
+    }
+
+    /// Sends one request over a connection that was opened for it, and waits for the head of the
+    /// answer.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn send_over(
+        &self,
+        (address, ready): (SocketAddr, Ready),
+        errand: &Errand<'_>,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Answered, Refusal> {
+        let opened = self.begin(address, ready).await?;
+        attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
 
     async fn open(&self, errand: &Errand<'_>, notes: &mut Notes) -> Result<Connection, Refusal> {
@@ -137,6 +150,11 @@ impl Upstreams {
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
         let ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
+        self.begin(address, ready).await
+    }
+
+    /// Begins to speak HTTP over a connection.
+    async fn begin(&self, address: SocketAddr, ready: Ready) -> Result<Connection, Refusal> {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
@@ -279,6 +297,19 @@ enum Failed {
     Refused(Refusal),
 }
 
+impl Failed {
+    /// On a connection that was new, so that there is no other to try.
+    fn refusal(self, address: SocketAddr) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unsent(_) => {
+                let detail = format!("{address} closed the connection before the request was sent");
+                Refusal::new(Cause::ResponseIncomplete, detail)
+            }
+        }
+    }
+}
+
 /// How long a connection out of the pool may take to say that it is ready; a new one has as long as
 /// an answer.
 const READY_TIMEOUT: Duration = Duration::from_millis(20);
@@ -299,7 +330,14 @@ async fn attempt(
     let sent = match &mut sender {
         Sender::Http1(http1) => {
             address_http1(&mut request, origin);
-            in_time(errand, progress, http1.try_send_request(request)).await
+            let sent = in_time(errand, progress, http1.try_send_request(request));
+            tokio::select! {
+                biased;
+                () = errand.interims.exceeded() => {
+                    return Err(Failed::Refused(flooded(address)));
+                }
+                sent = sent => sent,
+            }
         }
         Sender::Http2(http2, _) => {
             address_http2(&mut request, origin);
@@ -379,6 +417,14 @@ fn authority(origin: &Origin) -> String {
 
 fn told(address: SocketAddr, tls: &TlsError) -> Failed {
     Failed::Refused(Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
+}
+
+fn flooded(address: SocketAddr) -> Refusal {
+    let detail = format!(
+        "{address} sent more than {INTERIMS_MAX} interim answers, or {INTERIM_BYTES_MAX} bytes of \
+         them"
+    );
+    Refusal::new(Cause::ResponseInvalid, detail)
 }
 
 fn refusal(address: SocketAddr, error: &hyper::Error) -> Refusal {

@@ -26,6 +26,7 @@ use crate::{
         ahead::Ahead,
         body::{ClientBody, Progress, RequestBody, ResponseBody, Watch},
         fields,
+        interim::Interims,
         pool::{Pool, Sender},
         upstream::{Answered, Errand},
     },
@@ -52,20 +53,23 @@ pub struct RelayRequest<'a> {
     headers: HeaderMap,
     body: ClientBody,
     read_at: Instant,
+    interims: Interims,
     /// Where a switch of protocols is left for the connection; `None` where there can be none.
     switch: Option<&'a SwitchSlot>,
 }
 
 impl<'a> RelayRequest<'a> {
-    /// A request as its connection gives it.
+    /// A request as its connection gives it; with [`Interims`] among its extensions where that
+    /// connection passes interim answers on.
     pub fn new(request: Request<ClientBody>, switch: Option<&'a SwitchSlot>) -> Self {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         Self {
             target: head.uri.to_string(),
             method: head.method,
             headers: head.headers,
             body,
             read_at: Instant::now(),
+            interims: head.extensions.remove().unwrap_or_default(),
             switch,
         }
     }
@@ -84,7 +88,7 @@ impl Gateway {
         from: &ClientConn,
         request: RelayRequest<'_>,
     ) -> Response<ResponseBody> {
-        let mut record = Record::start(&self.metrics, request.read_at);
+        let mut record = Record::start(&self.books, request.read_at);
         record.mode = Mode::Relay.as_str();
         record.method = Some(request.method.as_str().to_owned());
         let view = self.view.load_full();
@@ -104,7 +108,7 @@ impl Gateway {
     /// wins.
     async fn carry(
         &self,
-        view: &View,
+        view: &Arc<View>,
         from: &ClientConn,
         request: RelayRequest<'_>,
         record: &mut Record,
@@ -144,6 +148,7 @@ impl Gateway {
             {
                 return Ok(Passed::Replay(replay));
             }
+            self.checks.gate(view, target).await?;
             let pinned = view.egress.pin(&permit, &mut record.notes).await?;
             if let Some(delivery) = &mut delivery {
                 delivery.sending();
@@ -193,6 +198,7 @@ impl Gateway {
             target: permit.target(),
             pinned,
             upgrades: outgoing.upgrades,
+            interims: &outgoing.interims,
             response_timeout: view.limits.response_timeout,
         };
         let Outgoing { request, progress, .. } = outgoing;
@@ -209,6 +215,7 @@ struct Outgoing {
     /// Of a delivery, once it is signed.
     facts: Option<Facts>,
     progress: Arc<Progress>,
+    interims: Interims,
     upgrades: bool,
 }
 
@@ -246,7 +253,8 @@ async fn outgoing(
     *request_out.method_mut() = request.method;
     *request_out.uri_mut() = uri;
     *request_out.headers_mut() = headers;
-    Ok(Outgoing { request: request_out, facts, progress, upgrades })
+    let interims = request.interims;
+    Ok(Outgoing { request: request_out, facts, progress, interims, upgrades })
 }
 
 /// The keys of a target whose bodies are signed.

@@ -55,48 +55,32 @@ pub enum Which {
     Previous,
 }
 
+/// Credentials that take the place of all that a target had.
+#[derive(Clone, Debug)]
+pub struct NewCredentials {
+    /// Sealed for [`Field::SigningSecret`].
+    pub current: Sealed,
+    /// Sealed for [`Field::SigningSecretPrevious`], and until when it counts (Unix milliseconds);
+    /// without an end, until it is deleted.
+    pub previous: Option<(Sealed, Option<i64>)>,
+}
+
 impl Store {
-    /// Saves the secret of a target, sealed for [`Field::SigningSecret`], and with it the one
-    /// before, sealed for [`Field::SigningSecretPrevious`], with the time until which that counts
-    /// (Unix milliseconds, as `now`). Without one, none is kept. Tells the target's new version.
-    /// Durable when it returns.
+    /// Saves the secrets of a target in the place of those it had (`now` in Unix milliseconds).
+    /// Tells the target's new version. Durable when it returns.
     ///
     /// # Errors
     /// [`PutError::Missing`], [`PutError::Changed`], or what the database says.
     pub async fn put_credential(
         &self,
         id: &str,
-        current: &Sealed,
-        previous: Option<(&Sealed, i64)>,
+        credentials: &NewCredentials,
         expect: Expect,
         now: i64,
     ) -> Result<i64, PutError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         existing_version(&mut transaction, id, expect).await?;
-        sqlx::query("DELETE FROM credentials WHERE target_id = ?1")
-            .bind(id)
-            .execute(&mut *transaction)
-            .await?;
-        let rows = [
-            Some((Field::SigningSecret, current, None)),
-            previous.map(|(sealed, until)| (Field::SigningSecretPrevious, sealed, Some(until))),
-        ];
-        for (field, sealed, expires_at) in rows.into_iter().flatten() {
-            sqlx::query(
-                "INSERT INTO credentials
-                 (target_id, field, key_id, nonce, sealed, saved_at, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )
-            .bind(id)
-            .bind(field.as_str())
-            .bind(&sealed.key_id)
-            .bind(sealed.nonce.as_slice())
-            .bind(&sealed.bytes)
-            .bind(now)
-            .bind(expires_at)
-            .execute(&mut *transaction)
-            .await?;
-        }
+        replace(&mut transaction, id, credentials, now).await?;
         let version = bump(&mut transaction, id, now).await?;
         transaction.commit().await?;
         Ok(version)
@@ -144,6 +128,41 @@ impl Store {
         let ids = sqlx::query_scalar(statement).bind(now).bind(SWEEP_ROWS);
         Ok(ids.fetch_all(&self.pool).await?)
     }
+}
+
+/// Puts credentials in the place of all that a target has.
+pub(super) async fn replace(
+    transaction: &mut Transaction<'_, Sqlite>,
+    id: &str,
+    credentials: &NewCredentials,
+    now: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM credentials WHERE target_id = ?1")
+        .bind(id)
+        .execute(&mut **transaction)
+        .await?;
+    let previous = credentials.previous.as_ref();
+    let rows = [
+        Some((Field::SigningSecret, &credentials.current, None)),
+        previous.map(|(sealed, until)| (Field::SigningSecretPrevious, sealed, *until)),
+    ];
+    for (field, sealed, expires_at) in rows.into_iter().flatten() {
+        sqlx::query(
+            "INSERT INTO credentials
+             (target_id, field, key_id, nonce, sealed, saved_at, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
+        .bind(id)
+        .bind(field.as_str())
+        .bind(&sealed.key_id)
+        .bind(sealed.nonce.as_slice())
+        .bind(&sealed.bytes)
+        .bind(now)
+        .bind(expires_at)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
 }
 
 async fn existing_version(
@@ -221,10 +240,24 @@ mod tests {
         let place = Place::new();
         let store = place.store().await;
         let first = seal(Field::SigningSecret, "0123456789abcdef");
-        let missing = store.put_credential("a", &first, None, Expect::Any, 1).await;
+        let missing = store
+            .put_credential(
+                "a",
+                &NewCredentials { current: first.clone(), previous: None },
+                Expect::Any,
+                1,
+            )
+            .await;
         assert!(matches!(missing, Err(PutError::Missing)));
-        let made = store.put_target("a", "{}", Expect::Any, 1).await.unwrap();
-        let saved = store.put_credential("a", &first, None, Expect::Version(made), 2).await;
+        let made = store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
+        let saved = store
+            .put_credential(
+                "a",
+                &NewCredentials { current: first.clone(), previous: None },
+                Expect::Version(made),
+                2,
+            )
+            .await;
         let saved = saved.unwrap();
         let only = |field, sealed: &Sealed, saved_at, expires_at| StoredCredential {
             field,
@@ -238,20 +271,46 @@ mod tests {
         let second = seal(Field::SigningSecret, "fedcba9876543210");
         let previous = seal(Field::SigningSecretPrevious, "0123456789abcdef");
         let stale = Expect::Version(made);
-        let error = store.put_credential("a", &second, None, stale, 3).await.unwrap_err();
+        let error = store
+            .put_credential(
+                "a",
+                &NewCredentials { current: second.clone(), previous: None },
+                stale,
+                3,
+            )
+            .await
+            .unwrap_err();
         assert!(matches!(error, PutError::Changed { current } if current == Some(saved)));
         assert_eq!(kept(&store).await, (saved, vec![current]));
-        let rotated =
-            store.put_credential("a", &second, Some((&previous, 9)), Expect::Any, 3).await.unwrap();
+        let rotated = store
+            .put_credential(
+                "a",
+                &NewCredentials {
+                    current: second.clone(),
+                    previous: Some((previous.clone(), Some(9))),
+                },
+                Expect::Any,
+                3,
+            )
+            .await
+            .unwrap();
         let both = vec![
             only(Field::SigningSecret, &second, 3, None),
             only(Field::SigningSecretPrevious, &previous, 3, Some(9)),
         ];
         assert_eq!(kept(&store).await, (rotated, both.clone()));
         // A new document leaves them as they are.
-        let put = store.put_target("a", "{1}", Expect::Version(rotated), 4).await.unwrap();
+        let put = store.put_target("a", "{1}", None, Expect::Version(rotated), 4).await.unwrap();
         assert_eq!(kept(&store).await, (put, both));
-        let cut = store.put_credential("a", &second, None, Expect::Any, 5).await.unwrap();
+        let cut = store
+            .put_credential(
+                "a",
+                &NewCredentials { current: second.clone(), previous: None },
+                Expect::Any,
+                5,
+            )
+            .await
+            .unwrap();
         assert_eq!(kept(&store).await, (cut, vec![only(Field::SigningSecret, &second, 5, None)]));
         for file in [place.file(), place.file().with_extension("db-wal")] {
             let bytes = std::fs::read(file).unwrap();
@@ -267,9 +326,20 @@ mod tests {
         let previous = seal(Field::SigningSecretPrevious, "y");
         let delete = async |which, expect| store.delete_credential("a", which, expect, 3).await;
         assert!(matches!(delete(Which::All, Expect::Any).await, Err(PutError::Missing)));
-        store.put_target("a", "{}", Expect::Any, 1).await.unwrap();
+        store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
         let put = async || {
-            store.put_credential("a", &current, Some((&previous, 9)), Expect::Any, 2).await.unwrap()
+            store
+                .put_credential(
+                    "a",
+                    &NewCredentials {
+                        current: current.clone(),
+                        previous: Some((previous.clone(), Some(9))),
+                    },
+                    Expect::Any,
+                    2,
+                )
+                .await
+                .unwrap()
         };
         let saved = put().await;
         let stale = delete(Which::All, Expect::Version(saved - 1)).await;
@@ -285,7 +355,7 @@ mod tests {
         assert_eq!(kept(&store).await, (gone, vec![]));
         put().await;
         store.delete_target("a", Expect::Any).await.unwrap();
-        store.put_target("a", "{}", Expect::Absent, 5).await.unwrap();
+        store.put_target("a", "{}", None, Expect::Absent, 5).await.unwrap();
         assert_eq!(kept(&store).await.1, []);
     }
 
@@ -293,10 +363,20 @@ mod tests {
     async fn a_previous_secret_goes_when_its_time_is_over() {
         let place = Place::new();
         let store = place.store().await;
-        store.put_target("a", "{}", Expect::Any, 1).await.unwrap();
+        store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
         let current = seal(Field::SigningSecret, "x");
         let previous = seal(Field::SigningSecretPrevious, "y");
-        let saved = store.put_credential("a", &current, Some((&previous, 9)), Expect::Any, 2).await;
+        let saved = store
+            .put_credential(
+                "a",
+                &NewCredentials {
+                    current: current.clone(),
+                    previous: Some((previous.clone(), Some(9))),
+                },
+                Expect::Any,
+                2,
+            )
+            .await;
         assert_eq!(store.sweep_credentials(8).await.unwrap(), [""; 0]);
         assert_eq!(kept(&store).await.1.len(), 2);
         assert_eq!(store.sweep_credentials(9).await.unwrap(), ["a"]);

@@ -18,7 +18,7 @@ use sqlx::{
 use crate::policy::address::Class;
 
 pub use checks::{CHECK_AGE_MAX, CHECKS_PER_TARGET_MAX, StoredCheck};
-pub use credentials::{Field, StoredCredential, Which};
+pub use credentials::{Field, NewCredentials, StoredCredential, Which};
 pub use error::StoreError;
 pub use reseal::{Left, Resealed};
 pub use targets::{Expect, PutError, StoredTarget};

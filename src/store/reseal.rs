@@ -118,7 +118,7 @@ async fn replace(
 mod tests {
     use super::{
         super::{
-            Expect, Which,
+            Expect, NewCredentials, Which,
             tests::{Place, keys},
         },
         *,
@@ -130,11 +130,22 @@ mod tests {
     }
 
     async fn save(store: &Store, keys: &Keys, id: &str) {
-        store.put_target(id, "{}", Expect::Any, 1).await.unwrap();
+        store.put_target(id, "{}", None, Expect::Any, 1).await.unwrap();
         let seal = |field: Field| keys.current.seal(id, field.as_str(), &secret(id)).unwrap();
         let previous = seal(Field::SigningSecretPrevious);
         let current = seal(Field::SigningSecret);
-        store.put_credential(id, &current, Some((&previous, 9)), Expect::Any, 2).await.unwrap();
+        store
+            .put_credential(
+                id,
+                &NewCredentials {
+                    current: current.clone(),
+                    previous: Some((previous.clone(), Some(9))),
+                },
+                Expect::Any,
+                2,
+            )
+            .await
+            .unwrap();
     }
 
     /// How many credentials these keys open, and how many there are.

@@ -6,7 +6,7 @@ use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::{
     Store, StoreError,
-    credentials::{StoredCredential, credential},
+    credentials::{NewCredentials, StoredCredential, credential, replace},
 };
 
 /// A target as the API took it, with its credentials.
@@ -107,8 +107,8 @@ impl Store {
         Ok(Some(found))
     }
 
-    /// Makes or replaces a target (`now` in Unix milliseconds) and tells its new version; its
-    /// credentials stay. Durable when it returns.
+    /// Makes or replaces a target (`now` in Unix milliseconds) and tells its new version. Its
+    /// credentials stay, unless there are new ones. Durable when it returns.
     ///
     /// # Errors
     /// [`PutError::Changed`], or what the database says.
@@ -116,6 +116,7 @@ impl Store {
         &self,
         id: &str,
         document: &str,
+        credentials: Option<&NewCredentials>,
         expect: Expect,
         now: i64,
     ) -> Result<i64, PutError> {
@@ -133,6 +134,9 @@ impl Store {
         .bind(now)
         .execute(&mut *transaction)
         .await?;
+        if let Some(credentials) = credentials {
+            replace(&mut transaction, id, credentials, now).await?;
+        }
         transaction.commit().await?;
         Ok(version)
     }
@@ -204,11 +208,11 @@ mod tests {
     async fn a_target_is_there_as_it_was_put_after_opening_again() {
         let place = Place::new();
         let store = place.store().await;
-        let first = store.put_target("acme", "{\"a\":1}", Expect::Absent, 5).await.unwrap();
+        let first = store.put_target("acme", "{\"a\":1}", None, Expect::Absent, 5).await.unwrap();
         let second =
-            store.put_target("acme", "{\"a\":2}", Expect::Version(first), 7).await.unwrap();
+            store.put_target("acme", "{\"a\":2}", None, Expect::Version(first), 7).await.unwrap();
         assert!(second > first);
-        store.put_target("aaa", "{}", Expect::Any, 8).await.unwrap();
+        store.put_target("aaa", "{}", None, Expect::Any, 8).await.unwrap();
         store.close().await;
         let store = place.store().await;
         let expected = StoredTarget {
@@ -230,11 +234,11 @@ mod tests {
     async fn a_change_that_expects_something_else_changes_nothing() {
         let place = Place::new();
         let store = place.store().await;
-        let absent = store.put_target("a", "{}", Expect::Version(1), 1).await;
+        let absent = store.put_target("a", "{}", None, Expect::Version(1), 1).await;
         assert_eq!(changed(absent), None);
-        let version = store.put_target("a", "1", Expect::Absent, 1).await.unwrap();
+        let version = store.put_target("a", "1", None, Expect::Absent, 1).await.unwrap();
         for expect in [Expect::Absent, Expect::Version(version + 1), Expect::Version(0)] {
-            assert_eq!(changed(store.put_target("a", "2", expect, 2).await), Some(version));
+            assert_eq!(changed(store.put_target("a", "2", None, expect, 2).await), Some(version));
             let deleted = store.delete_target("a", expect).await;
             assert!(
                 matches!(deleted, Err(PutError::Changed { current }) if current == Some(version))
@@ -248,11 +252,11 @@ mod tests {
     async fn of_two_writers_with_one_version_one_is_told() {
         let place = Place::new();
         let (one, other) = (place.store().await, place.store().await);
-        let version = one.put_target("a", "0", Expect::Absent, 1).await.unwrap();
+        let version = one.put_target("a", "0", None, Expect::Absent, 1).await.unwrap();
         let expect = Expect::Version(version);
         let results = tokio::join!(
-            one.put_target("a", "1", expect, 2),
-            other.put_target("a", "2", expect, 2)
+            one.put_target("a", "1", None, expect, 2),
+            other.put_target("a", "2", None, expect, 2)
         );
         let (won, document, lost) = match results {
             (Ok(won), lost) => (won, "1", lost),
@@ -270,7 +274,9 @@ mod tests {
         for _ in 0..3 {
             let store = place.store().await;
             for _ in 0..3 {
-                assert!(seen.insert(store.put_target("a", "{}", Expect::Any, 1).await.unwrap()));
+                assert!(
+                    seen.insert(store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap())
+                );
             }
             assert!(store.delete_target("a", Expect::Any).await.unwrap());
             assert!(!store.delete_target("a", Expect::Any).await.unwrap());

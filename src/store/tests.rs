@@ -84,7 +84,7 @@ async fn another_kind_of_url_is_refused() {
 async fn a_full_disk_is_told_and_the_store_goes_on_when_there_is_space() {
     let place = Place::new();
     let store = place.store().await;
-    store.put_target("before", "{}", Expect::Any, 1).await.unwrap();
+    store.put_target("before", "{}", None, Expect::Any, 1).await.unwrap();
     let limit = async |pages: u32| {
         let pragma = format!("PRAGMA max_page_count = {pages}");
         store.pool.execute(sqlx::AssertSqlSafe(pragma)).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_full_disk_is_told_and_the_store_goes_on_when_there_is_space() {
     let large = "x".repeat(100_000);
     for _ in 0..3 {
         limit(1).await;
-        let error = store.put_target("full", &large, Expect::Any, 2).await.unwrap_err();
+        let error = store.put_target("full", &large, None, Expect::Any, 2).await.unwrap_err();
         let error = store_error(error);
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         says(&error, &["no space left", "free some"]);
@@ -100,7 +100,7 @@ async fn a_full_disk_is_told_and_the_store_goes_on_when_there_is_space() {
     let ids: Vec<_> = store.targets().await.unwrap().into_iter().map(|one| one.id).collect();
     assert_eq!(ids, ["before"]);
     limit(1_000_000).await;
-    store.put_target("after", &large, Expect::Absent, 3).await.unwrap();
+    store.put_target("after", &large, None, Expect::Absent, 3).await.unwrap();
     store.probe().await.unwrap();
 }
 
@@ -110,14 +110,14 @@ async fn a_locked_database_is_told() {
     let (store, other) = (place.store().await, place.store().await);
     store.pool.execute("PRAGMA busy_timeout = 1").await.unwrap();
     let held = other.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let error = store_error(store.put_target("a", "{}", Expect::Any, 1).await.unwrap_err());
+    let error = store_error(store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap_err());
     assert!(matches!(error, StoreError::Locked(_)), "{error}");
     says(&error, &["locked", "fuser"]);
     assert!(matches!(store.probe().await, Err(StoreError::Locked(_))));
     // Reading goes on meanwhile.
     assert_eq!(store.targets().await.unwrap(), []);
     held.rollback().await.unwrap();
-    store.put_target("a", "{}", Expect::Absent, 1).await.unwrap();
+    store.put_target("a", "{}", None, Expect::Absent, 1).await.unwrap();
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_database_with_a_broken_page_is_told() {
     let place = Place::new();
     let store = place.store().await;
     for id in 0..200 {
-        store.put_target(&format!("{id}"), &"x".repeat(500), Expect::Any, 1).await.unwrap();
+        store.put_target(&format!("{id}"), &"x".repeat(500), None, Expect::Any, 1).await.unwrap();
     }
     store.close().await;
     let mut bytes = std::fs::read(place.file()).unwrap();

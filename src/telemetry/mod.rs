@@ -5,7 +5,10 @@
 //! bounded, and a line that finds it full is dropped and counted ([`dropped_lines`]), so that a
 //! reader that has stopped reading cannot stop the gateway.
 
+mod connectivity;
 pub mod metrics;
+
+pub use connectivity::Connectivity;
 #[cfg(test)]
 mod tests;
 

@@ -20,6 +20,10 @@
 //! skip. Whoever waits gets the answer behind them; the work for one that has gone is dropped within
 //! a second or two. Once an answer flows its own bytes ask, and HTTP/1.0 knows no interim responses:
 //! its clients are taken to be waiting.
+//!
+//! **Interim answers.** hyper's server cannot send any but a `100 Continue` of its own. Those of a
+//! target are written here, between two messages of hyper's: it flushes only with an empty write
+//! buffer, and gets no answer to write while one of them waits for that (see [`turn`]).
 
 mod stop;
 mod stream;
@@ -34,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, Uri, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
@@ -123,8 +127,8 @@ struct Probes {
     /// The client knows of interim responses: it speaks HTTP/1.1.
     understood: bool,
     sent: u32,
-    /// What the socket has not taken yet of the one that was begun.
-    left: &'static [u8],
+    /// What the socket has not taken yet of probes and of a target's interim answers.
+    left: Bytes,
     /// Bytes that hyper wrote: before the service has answered, nothing or a `100 Continue` of its own.
     written: usize,
 }
@@ -383,7 +387,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             return Ok(());
         }
         loop {
-            if let Poll::Ready(result) = self.poll_begun_probe(cx) {
+            if let Poll::Ready(result) = self.poll_left(cx) {
                 result?;
             }
             if self.probes.sent >= PROBES_MAX || !self.probes.left.is_empty() {
@@ -395,23 +399,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 return Ok(());
             }
             self.probes.sent = self.probes.sent.saturating_add(1);
-            self.probes.left = PROBE;
+            self.probes.left = Bytes::from_static(PROBE);
         }
     }
 
-    /// Ready once the socket has the probe that was begun, if any.
-    fn poll_begun_probe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready once the socket has what was begun, a probe or interim answers.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.probes.left.is_empty() {
             return Poll::Ready(Ok(()));
         }
         while !self.probes.left.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.probes.left))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.probes.left))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.probes.left = self.probes.left.get(written..).unwrap_or_default();
+            self.probes.left.advance(written);
+            self.write_timer.clear();
         }
         Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Ready once the socket has everything. hyper flushes when its own last byte is written, so
+    /// this is the place between two messages where interim answers go.
+    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_left(cx))?;
+            self.probes.left = self.turn.take_interims();
+            if self.probes.left.is_empty() {
+                return Pin::new(&mut self.stream).poll_flush(cx);
+            }
+            // The answer behind them waited until they were taken.
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// What a write or flush came to; one that is stuck for too long fails.
@@ -435,7 +454,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let result = match self.poll_begun_probe(cx) {
+        let result = match self.poll_left(cx) {
             Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,

@@ -65,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_flush(cx);
+        let result = this.poll_flush_all(cx);
         ready!(this.in_time(cx, result))?;
         if !this.turn.flushed() || !matches!(this.stage, Stage::Answer) {
             return Poll::Ready(Ok(()));

@@ -18,14 +18,17 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, SizeHint};
+
+use crate::forward::interim::Interim;
 
 /// No request is under way.
 const IDLE: u8 = 0;
@@ -36,14 +39,16 @@ const ANSWERING: u8 = 2;
 /// hyper has the last of the answer, but the socket may not.
 const BUFFERED: u8 = 3;
 
-/// Shared by the guard, the service and the bodies of its answers, all in one task: atomics only so
-/// that the task may move between threads.
+/// Shared by the guard, the service and the bodies of its answers, all in one task: atomics and a
+/// lock only so that the task may move between threads.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Turn {
     phase: AtomicU8,
     switched: AtomicBool,
     draining: AtomicBool,
     last: AtomicBool,
+    /// Heads of interim answers that the guard has not taken.
+    interims: Mutex<BytesMut>,
 }
 
 impl Turn {
@@ -80,6 +85,30 @@ impl Turn {
     /// Nothing comes after the request that is under way.
     pub(super) fn last(&self) {
         self.last.store(true, Relaxed);
+    }
+
+    /// Has the guard write interim answers, before anything else that hyper writes from now on.
+    /// Only while the service is still to answer.
+    pub(in crate::server) fn put_interims(&self, interims: &[Interim]) {
+        let mut into = self.interims();
+        for interim in interims {
+            interim.write_http1(&mut into);
+        }
+    }
+
+    /// Whether the guard has not taken some yet.
+    pub(in crate::server) fn has_interims(&self) -> bool {
+        !self.interims().is_empty()
+    }
+
+    /// What is to be written before the next byte of hyper's; only where its last byte was the end
+    /// of a message.
+    pub(super) fn take_interims(&self) -> Bytes {
+        self.interims().split().freeze()
+    }
+
+    fn interims(&self) -> MutexGuard<'_, BytesMut> {
+        self.interims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The socket has everything that hyper had to write. Says whether that ends the answer.

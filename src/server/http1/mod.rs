@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::guard::{BodyFault, Patience, Stop};
 use super::guard::{Guard, Turn};
+use crate::forward::interim::Interims;
 
 /// What hyper may hold of an answer that its client does not take, and of a body that the service
 /// does not take, in bytes; a whole head in any case.
@@ -56,6 +57,8 @@ impl<S> fmt::Debug for Ended<S> {
 /// Serves the requests of a connection. `first` is what was read of it so far.
 ///
 /// One request at a time is given to `service`, whose future is dropped when the client goes away.
+/// The interim answers that it leaves with the [`Interims`] among the request's extensions go to the
+/// client before its own; a client of HTTP/1.0 has no such extension (RFC 9110, section 15.2).
 /// The request's body fails with a [`BodyFault`] where it is cut short or malformed, or with the
 /// socket's error: whatever is made of the body must then fail too. A service that answers 101 gets
 /// the connection back as [`Stop::Upgraded`]; hyper's own upgrades do not work here. An answer whose
@@ -79,9 +82,16 @@ where
     let turn = Arc::new(Turn::default());
     let guard = Guard::new(stream, first, patience, Arc::clone(&turn));
     let of_answers = Arc::clone(&turn);
-    let answer = service_fn(move |request| {
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        let interims = Interims::default();
+        if request.version() == Version::HTTP_11 {
+            request.extensions_mut().insert(interims.clone());
+        }
         let (answer, turn) = (service(request), Arc::clone(&of_answers));
-        async move { Ok::<_, Infallible>(Turn::answer(&turn, answer.await)) }
+        async move {
+            let answer = after_interims(&turn, &interims, answer).await;
+            Ok::<_, Infallible>(Turn::answer(&turn, answer))
+        }
     });
     // At least what hyper takes, and a byte more than any head that the guard lets through.
     let buffer_bytes = BUFFER_BYTES.max(patience.head_bytes.saturating_add(1));
@@ -115,4 +125,21 @@ where
     // Bytes of a body that nobody read, and then an upgrade: where the new protocol begins is unclear.
     let why = if unread && matches!(why, Stop::Upgraded) { Stop::Broken } else { why };
     Ended { stream, early, why }
+}
+
+/// Waits for an answer, and for the interim ones before it to be on their way: hyper must not write
+/// its head until then.
+async fn after_interims<T>(turn: &Turn, interims: &Interims, answer: impl Future<Output = T>) -> T {
+    let mut answer = pin!(answer);
+    let answer = loop {
+        tokio::select! {
+            biased;
+            came = interims.next() => turn.put_interims(&came),
+            answer = &mut answer => break answer,
+        }
+    };
+    turn.put_interims(&interims.take());
+    // The guard takes them at the next flush, and wakes this task.
+    poll_fn(|_| if turn.has_interims() { Poll::Pending } else { Poll::Ready(()) }).await;
+    answer
 }

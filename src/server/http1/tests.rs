@@ -298,6 +298,84 @@ async fn a_body_that_waits_for_100_continue_is_asked_for() {
     case.read_to("GET /next []").await;
 }
 
+fn hint(text: &str) -> HeaderMap {
+    HeaderMap::from_iter([(header::LINK, HeaderValue::from_str(text).unwrap())])
+}
+
+#[tokio::test]
+async fn interim_answers_come_whole_and_before_the_answer_however_slow_the_client() {
+    let service = |mut request: Request<Incoming>| async move {
+        let interims: Interims = request.extensions_mut().remove().unwrap();
+        let mut body = request.into_body();
+        // asks hyper for a 100, which it begins to write
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+        assert!(polled.is_pending());
+        tokio::task::yield_now().await;
+        interims.add(StatusCode::EARLY_HINTS, &hint("1"));
+        let body = body.collect().await.unwrap().to_bytes();
+        interims.add(StatusCode::PROCESSING, &hint("2"));
+        interims.add(StatusCode::from_u16(199).unwrap(), &HeaderMap::new());
+        Response::new(full(body))
+    };
+    let head = "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+    for room in [1, 2, 10, 30, 1000] {
+        let (mut client, server) = tokio::io::duplex(room);
+        let drain = CancellationToken::new();
+        let serving = serve(server, BytesMut::from(head), PATIENCE, &drain, service);
+        let talking = async {
+            for next in [head, ""] {
+                let interims = read_to(&mut client, "link: 1\r\n\r\n").await;
+                let hundred = "HTTP/1.1 100 Continue\r\n\r\n";
+                assert_eq!(
+                    interims,
+                    format!("{hundred}HTTP/1.1 103 Early Hints\r\nlink: 1\r\n\r\n")
+                );
+                let (mut reader, mut writer) = tokio::io::split(&mut client);
+                let next = format!("end{next}");
+                let (rest, sent) = tokio::join!(
+                    read_to(&mut reader, "\r\n\r\nend"),
+                    writer.write_all(next.as_bytes()),
+                );
+                sent.unwrap();
+                let interims = "HTTP/1.1 102 Processing\r\nlink: 2\r\n\r\nHTTP/1.1 199 \r\n\r\n";
+                assert!(rest.starts_with(&format!("{interims}HTTP/1.1 200 OK\r\n")), "{rest}");
+            }
+            drop(client);
+        };
+        tokio::time::timeout(LIMIT, async { tokio::join!(serving, talking) }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_has_no_place_for_interim_answers() {
+    let service = |request: Request<Incoming>| async move {
+        let there = request.extensions().get::<Interims>().is_some();
+        Response::new(full(format!("{there}")))
+    };
+    let mut case = serving(PATIENCE, service).await;
+    case.send(get("/")).await;
+    case.read_to("true").await;
+    case.send("GET / HTTP/1.0\r\n\r\n").await;
+    case.read_to("false").await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_interim_answers_is_given_up() {
+    let patience = Patience { idle_timeout: Duration::from_millis(50), ..PATIENCE };
+    let (mut client, server) = tokio::io::duplex(100);
+    let drain = CancellationToken::new();
+    let service = |request: Request<Incoming>| async move {
+        let interims: &Interims = request.extensions().get().unwrap();
+        interims.add(StatusCode::EARLY_HINTS, &hint(&"x".repeat(1000)));
+        pending::<Response<AnyBody>>().await
+    };
+    client.write_all(get("/").as_bytes()).await.unwrap();
+    let serving = serve(server, BytesMut::new(), patience, &drain, service);
+    let ended = tokio::time::timeout(LIMIT, serving).await.unwrap();
+    assert!(matches!(ended.why, Stop::Broken));
+    drop(client);
+}
+
 #[tokio::test]
 async fn chunked_bodies_and_trailers_pass_both_ways() {
     let mut case = serving(PATIENCE, echo).await;

@@ -19,11 +19,12 @@ use http_body_util::{Either, Empty};
 use hyper::body::Body;
 use tokio::time::Instant;
 
-use super::Server;
+use super::{Server, connection::malformed, head::check_http2};
 use crate::{
     forward::{
-        body::{BodyError, ClientBody},
+        body::{BodyError, ClientBody, ResponseBody},
         connect::ClientStream,
+        interim::{Interim, Interims},
     },
     gateway::{ClientConn, ConnectRequest, RelayRequest},
     reason::{Cause, Refusal},
@@ -63,6 +64,11 @@ impl Client {
     /// One stream, from its head to its end.
     async fn answer(self: Arc<Self>, request: Request<RecvStream>, to: SendResponse<Bytes>) {
         let read_at = Instant::now();
+        if let Err(fault) = check_http2(request.headers()) {
+            let (method, refusal) = (request.method(), malformed(fault));
+            let problem = self.server.gateway.refuse(refusal, Some(method.as_str()), read_at);
+            return self.say(to, method, problem.into_response()).await;
+        }
         if request.method() == Method::CONNECT {
             self.connect(request, to, read_at).await;
         } else {
@@ -104,12 +110,38 @@ impl Client {
     }
 
     /// Every method but CONNECT: for the relay. There is no switching of protocols in HTTP/2.
-    async fn other(&self, request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
+    async fn other(&self, mut request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
         let method = request.method().clone();
+        let interims = Interims::default();
+        request.extensions_mut().insert(interims.clone());
         let request = RelayRequest::new(request.map(ClientBody::Http2), None);
-        let answer = Box::pin(self.server.gateway.relay(&self.from, request));
-        if let Some(response) = unless_reset(&mut to, answer).await {
+        let response = self.answer_after_interims(request, &interims, &mut to).await;
+        if let Some(response) = response {
+            pass(&mut to, interims.take());
             self.say(to, &method, response).await;
+        }
+    }
+
+    /// The answer, once it is there; interim ones go out meanwhile. `None` where the client is gone.
+    async fn answer_after_interims(
+        &self,
+        request: RelayRequest<'_>,
+        interims: &Interims,
+        to: &mut SendResponse<Bytes>,
+    ) -> Option<Response<ResponseBody>> {
+        let mut answer = Box::pin(self.server.gateway.relay(&self.from, request));
+        loop {
+            let came_or_answer = async {
+                tokio::select! {
+                    biased;
+                    came = interims.next() => Either::Left(came),
+                    response = &mut answer => Either::Right(response),
+                }
+            };
+            match unless_reset(to, came_or_answer).await? {
+                Either::Left(came) => pass(to, came),
+                Either::Right(response) => return Some(response),
+            }
         }
     }
 
@@ -127,6 +159,19 @@ impl Client {
         }
         if let Err(error) = respond(to, response, self.stall).await {
             tracing::debug!(%error, "a client did not take its answer");
+        }
+    }
+}
+
+/// Sends interim answers (RFC 9113, section 8.1). One that cannot be sent is none that the client
+/// needs.
+fn pass(to: &mut SendResponse<Bytes>, interims: Vec<Interim>) {
+    for Interim { status, headers } in interims {
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        *head.headers_mut() = headers;
+        if let Err(error) = to.send_informational(head) {
+            tracing::debug!(%error, "an interim answer was not sent");
         }
     }
 }
