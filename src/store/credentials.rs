@@ -229,8 +229,10 @@ mod tests {
         keys(1, &[]).current.seal("a", field.as_str(), &secret).unwrap()
     }
 
-    fn only_current(current: &Sealed) -> NewCredentials {
-        NewCredentials { current: current.clone(), previous: None }
+    /// The former one counts until 9.
+    fn new(current: &Sealed, previous: Option<&Sealed>) -> NewCredentials {
+        let previous = previous.map(|sealed| (sealed.clone(), Some(9)));
+        NewCredentials { current: current.clone(), previous }
     }
 
     async fn kept(store: &Store) -> (i64, Vec<StoredCredential>) {
@@ -244,11 +246,10 @@ mod tests {
         let place = Place::new();
         let store = place.store().await;
         let first = seal(Field::SigningSecret, "0123456789abcdef");
-        let missing = store.put_credential("a", &only_current(&first), Expect::Any, 1).await;
+        let missing = store.put_credential("a", &new(&first, None), Expect::Any, 1).await;
         assert!(matches!(missing, Err(PutError::Missing)));
         let made = store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
-        let saved =
-            store.put_credential("a", &only_current(&first), Expect::Version(made), 2).await;
+        let saved = store.put_credential("a", &new(&first, None), Expect::Version(made), 2).await;
         let saved = saved.unwrap();
         let only = |field, sealed: &Sealed, saved_at, expires_at| StoredCredential {
             field,
@@ -262,19 +263,11 @@ mod tests {
         let second = seal(Field::SigningSecret, "fedcba9876543210");
         let previous = seal(Field::SigningSecretPrevious, "0123456789abcdef");
         let stale = Expect::Version(made);
-        let error = store.put_credential("a", &only_current(&second), stale, 3).await.unwrap_err();
+        let error = store.put_credential("a", &new(&second, None), stale, 3).await.unwrap_err();
         assert!(matches!(error, PutError::Changed { current } if current == Some(saved)));
         assert_eq!(kept(&store).await, (saved, vec![current]));
         let rotated = store
-            .put_credential(
-                "a",
-                &NewCredentials {
-                    current: second.clone(),
-                    previous: Some((previous.clone(), Some(9))),
-                },
-                Expect::Any,
-                3,
-            )
+            .put_credential("a", &new(&second, Some(&previous)), Expect::Any, 3)
             .await
             .unwrap();
         let both = vec![
@@ -285,7 +278,7 @@ mod tests {
         // A new document leaves them as they are.
         let put = store.put_target("a", "{1}", None, Expect::Version(rotated), 4).await.unwrap();
         assert_eq!(kept(&store).await, (put, both));
-        let cut = store.put_credential("a", &only_current(&second), Expect::Any, 5).await.unwrap();
+        let cut = store.put_credential("a", &new(&second, None), Expect::Any, 5).await.unwrap();
         assert_eq!(kept(&store).await, (cut, vec![only(Field::SigningSecret, &second, 5, None)]));
         for file in [place.file(), place.file().with_extension("db-wal")] {
             let bytes = std::fs::read(file).unwrap();
@@ -304,15 +297,7 @@ mod tests {
         store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
         let put = async || {
             store
-                .put_credential(
-                    "a",
-                    &NewCredentials {
-                        current: current.clone(),
-                        previous: Some((previous.clone(), Some(9))),
-                    },
-                    Expect::Any,
-                    2,
-                )
+                .put_credential("a", &new(&current, Some(&previous)), Expect::Any, 2)
                 .await
                 .unwrap()
         };
@@ -341,17 +326,8 @@ mod tests {
         store.put_target("a", "{}", None, Expect::Any, 1).await.unwrap();
         let current = seal(Field::SigningSecret, "x");
         let previous = seal(Field::SigningSecretPrevious, "y");
-        let saved = store
-            .put_credential(
-                "a",
-                &NewCredentials {
-                    current: current.clone(),
-                    previous: Some((previous.clone(), Some(9))),
-                },
-                Expect::Any,
-                2,
-            )
-            .await;
+        let saved =
+            store.put_credential("a", &new(&current, Some(&previous)), Expect::Any, 2).await;
         assert_eq!(store.sweep_credentials(8).await.unwrap(), [""; 0]);
         assert_eq!(kept(&store).await.1.len(), 2);
         assert_eq!(store.sweep_credentials(9).await.unwrap(), ["a"]);

@@ -118,7 +118,7 @@ async fn replace(
 mod tests {
     use super::{
         super::{
-            Expect, NewCredentials,
+            Expect, NewCredentials, Which,
             tests::{Place, keys},
         },
         *,
@@ -173,13 +173,16 @@ mod tests {
             save(&store, &keys(1, &[]), &format!("target-{index}")).await;
         }
         save(&store, &keys(2, &[]), "new-already").await;
+        // One credential only, so that a batch ends between the two of another target.
+        save(&store, &keys(1, &[]), "a").await;
+        store.delete_credential("a", Which::Previous, Expect::Any, 2).await.unwrap();
         let before = store.targets().await.unwrap();
-        let all = usize::try_from(BATCH_ROWS * 2 + 2).unwrap();
+        let all = usize::try_from(BATCH_ROWS * 2 + 3).unwrap();
         assert_eq!(opened(&store, &keys(2, &[])).await, (2, all));
         let mut told = Vec::new();
         let done = store.reseal(&keys(2, &[3, 1]), |seen, of| told.push((seen, of))).await.unwrap();
-        assert_eq!(done, Resealed { count: 200, left: vec![] });
-        assert_eq!(told, [(100, 200), (200, 200)]);
+        assert_eq!(done, Resealed { count: 201, left: vec![] });
+        assert_eq!(told, [(100, 201), (200, 201), (201, 201)]);
         assert_eq!(opened(&store, &keys(2, &[])).await, (all, all));
         let after = store.targets().await.unwrap();
         for (before, after) in before.iter().zip(&after) {
