@@ -1,6 +1,7 @@
 //! The `OpenAPI` document: what routes say of themselves, and what the guard in front of them adds.
 
 use std::{
+    collections::BTreeSet,
     future::{Ready, ready},
     sync::{Arc, LazyLock},
 };
@@ -12,7 +13,7 @@ use axum::{
 use utoipa::{
     OpenApi as _,
     openapi::{
-        Components, Content, OpenApi, Ref, RefOr, ResponseBuilder,
+        Components, Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema,
         path::{HttpMethod, Operation, PathItem},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
@@ -82,8 +83,10 @@ fn openapi() -> Ready<Response> {
 /// Adds what every route answers because of [`guard`], and the shape of problems, which no route
 /// has to repeat.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    let mut asked = BTreeSet::new();
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
+            asked.extend(asked_schema(operation));
             let guarded = guard_answers(path, &method, operation.request_body.is_some());
             for (status, description) in guarded {
                 let answer = operation.responses.responses.entry(status.to_owned());
@@ -96,9 +99,31 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
+    let components = document.components.get_or_insert_with(Components::new);
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    document.components.get_or_insert_with(Components::new).add_security_scheme(BEARER, scheme);
+    components.add_security_scheme(BEARER, scheme);
+    // What is asked is read strictly. What is answered may gain members, and one schema may be part
+    // of another.
+    components
+        .schemas
+        .iter_mut()
+        .filter(|(name, _)| !asked.contains(*name))
+        .for_each(|(_, schema)| with_any_member(schema));
     document
+}
+
+/// The schema of a request's body.
+fn asked_schema(operation: &Operation) -> Option<String> {
+    let Some(RefOr::T(body)) = &operation.request_body else { return None };
+    let Some(RefOr::T(content)) = body.content.values().next() else { return None };
+    let Some(RefOr::Ref(reference)) = &content.schema else { return None };
+    reference.ref_location.rsplit('/').next().map(ToOwned::to_owned)
+}
+
+fn with_any_member(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema {
+        object.additional_properties = None;
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Operation)> {
