@@ -9,7 +9,7 @@ use std::{
 use egress_gateway::{
     seal::{KEY_BYTES, Keys},
     secret::Secret,
-    store::{Expect, Field, Store, StoredTarget},
+    store::{Expect, Field, NewCredentials, Store, StoredTarget},
 };
 
 /// A folder with a configuration of this `[store]`, and three keys.
@@ -33,9 +33,10 @@ async fn store(folder: &Path) -> Store {
 
 async fn save(store: &Store, keys: &Keys, id: &str) {
     let secret = Secret::new(b"correct horse battery".to_vec());
-    let sealed = keys.current.seal(id, Field::SigningSecret.as_str(), &secret).unwrap();
-    store.put_target(id, "{}", Expect::Any, 1).await.unwrap();
-    store.put_credential(id, &sealed, None, Expect::Any, 1).await.unwrap();
+    let current = keys.current.seal(id, Field::SigningSecret.as_str(), &secret).unwrap();
+    let credentials = NewCredentials { current, previous: None };
+    store.put_target(id, "{}", None, Expect::Any, 1).await.unwrap();
+    store.put_credential(id, &credentials, Expect::Any, 1).await.unwrap();
 }
 
 /// How many credentials a key opens.

@@ -209,7 +209,7 @@ impl Board {
         if let Some(refusal) = stopped(target) {
             let mut check = Check::unchecked(target, egress_ip);
             let refusal = refusal.about(target.about(&view.egress_ips));
-            check.blame(State::Stopped, &refusal);
+            check.refused(State::Stopped, &refusal, target);
             return check;
         }
         let slot = self.find(&target.id);

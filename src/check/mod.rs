@@ -10,6 +10,8 @@ mod record;
 pub mod scheduler;
 mod show;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use board::{Board, Standing};

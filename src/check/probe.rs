@@ -223,6 +223,8 @@ mod tests {
         refusal(provider.refusals(), status, &headers, body.as_bytes())
     }
 
+    type Fields = &'static [(&'static str, &'static str)];
+
     #[test]
     fn the_answers_by_which_providers_refuse_an_address_are_known() {
         let github = "{\"errors\":[{\"message\":\"Although you appear to have the correct \
@@ -230,7 +232,7 @@ mod tests {
                       enabled, and your IP address is not permitted to access this resource.\"}]}";
         let atlassian = "The IP address has been rejected because it is not on the allowed list. \
                          Please contact your administrator for assistance.";
-        let rows: &[(&str, u16, &[(&str, &str)], &str, &str)] = &[
+        let rows: &[(&str, u16, Fields, &str, &str)] = &[
             ("github_issues", 200, &[], github, "GitHub IP allow list"),
             ("github_enterprise_issues", 403, &[], github, "GitHub IP allow list"),
             ("jira_cloud", 403, &[], atlassian, "Atlassian IP allowlist"),

@@ -294,16 +294,19 @@ impl Check {
         }
     }
 
-    /// Notes what blocks the target.
-    pub fn blame(&mut self, state: State, refusal: &Refusal) {
-        let egress =
-            self.egress_ip.map_or_else(|| "the gateway's address".to_owned(), |ip| ip.to_string());
+    /// Notes what blocks the target, as a refusal says it.
+    pub fn refused(&mut self, state: State, refusal: &Refusal, target: &Target) {
+        let unset = || "the gateway's address".to_owned();
+        let egress = self.egress_ip.map_or_else(unset, |ip| ip.to_string());
+        let authority = &target.base.origin.authority;
+        let next_step =
+            refusal.next_step_at(&egress, &authority.host.to_string(), &authority.to_string());
         self.state = state;
         self.code = Some(refusal.code().as_str().to_owned());
         self.cause = Some(refusal.cause.as_str().to_owned());
         self.detail = Some(refusal.detail.clone());
         self.owner = Some(refusal.owner().as_str().to_owned());
-        self.next_step = Some(refusal.next_step(&egress));
+        self.next_step = Some(next_step);
     }
 
     /// What traffic is told while this check blocks it, or `None` where it does not; `target` is

@@ -225,18 +225,9 @@ impl Walk<'_> {
             self.skipped(rest, None);
         }
         let refusal = refusal.about(self.target.about(&self.view.egress_ips));
-        let egress =
-            self.egress_ip().map_or_else(|| "the gateway's address".into(), |ip| ip.to_string());
-        let authority = &self.target.base.origin.authority;
-        let next_step =
-            refusal.next_step_at(&egress, &authority.host.to_string(), &authority.to_string());
-        let check = &mut self.check;
-        check.state = if stops(refusal.cause) { State::Stopped } else { State::Blocked };
-        check.code = Some(refusal.code().as_str().to_owned());
-        check.cause = Some(refusal.cause.as_str().to_owned());
-        check.owner = Some(refusal.owner().as_str().to_owned());
-        check.next_step = Some(next_step);
-        check.detail = Some(refusal.detail);
+        let state = if stops(refusal.cause) { State::Stopped } else { State::Blocked };
+        self.check.egress_ip = self.egress_ip();
+        self.check.refused(state, &refusal, self.target);
     }
 
     /// The step under way: the first that has not ended.

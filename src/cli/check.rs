@@ -74,7 +74,7 @@ fn find(view: &View, what: &str) -> anyhow::Result<Arc<Target>> {
 
 /// Runs the check and shows each step when it ends.
 async fn live(view: &View, target: &Arc<Target>, json: bool) -> Check {
-    let mut progress = Progress::new(json);
+    let progress = Progress::new(json);
     progress.under_way(StepName::ALL.first().copied());
     let id = ulid::Ulid::new().to_string().into();
     let check = walk(view, target, id, &mut |step| progress.ended(step)).await;
@@ -105,7 +105,7 @@ impl Progress {
         Self { silent, terminal: std::io::stdout().is_terminal() }
     }
 
-    fn ended(&mut self, step: &Step) {
+    fn ended(&self, step: &Step) {
         if self.silent {
             return;
         }
