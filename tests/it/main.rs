@@ -39,6 +39,7 @@ mod connect;
 mod crash;
 mod disk;
 mod dns;
+mod gate;
 mod interim;
 mod lifecycle;
 mod limits;
