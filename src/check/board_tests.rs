@@ -1,6 +1,7 @@
 //! The board by itself: what counts, for whom, and how a check under way ends.
 
 use jiff::ToSpan as _;
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::watch};
 
 use super::*;
@@ -19,7 +20,6 @@ const TTL: Duration = Duration::from_mins(15);
 /// A board and its configuration, in which `acme` is where nobody listens.
 struct Scene {
     board: Arc<Board>,
-    store: Store,
     shared: Shared,
     view: Arc<View>,
     folder: tempfile::TempDir,
@@ -33,12 +33,8 @@ impl Scene {
         let store = Store::open("sqlite::memory:").await.unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let (sightings, _writer) = Sightings::new(Vec::new(), store.clone());
-        let (board, writer) = Board::new(
-            Arc::clone(&metrics),
-            store.clone(),
-            TaskTracker::new(),
-            CancellationToken::new(),
-        );
+        let (board, writer) =
+            Board::new(Arc::clone(&metrics), store, TaskTracker::new(), CancellationToken::new());
         board.tasks.spawn(writer.run());
         let shared = Shared { sightings: Arc::new(sightings), metrics, needs_egress: true };
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -47,7 +43,7 @@ impl Scene {
         let port = nobody.local_addr().unwrap().port();
         drop(nobody);
         let view = view(folder.path(), &shared, &configuration("", port, ""), None);
-        Self { board: Arc::new(board), store, shared, view, folder, nobody: port, mute }
+        Self { board: Arc::new(board), shared, view, folder, nobody: port, mute }
     }
 
     /// The configuration that follows: with these lines at its head, and `acme` with these fields.
@@ -379,10 +375,29 @@ async fn a_check_that_no_disk_takes_counts_all_the_same() {
 
 #[tokio::test]
 async fn what_was_checked_is_on_the_disk_when_it_is_told() {
-    let scene = Scene::new().await;
-    let check = scene.board.check_and_keep(&scene.view, &scene.acme()).await.unwrap();
+    let mut scene = Scene::new().await;
+    let file = scene.folder.path().join("gateway.db");
+    let store = Store::open(&format!("sqlite:{}", file.display())).await.unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let metrics = Arc::clone(&scene.shared.metrics);
+    let (board, writer) = Board::new(metrics, store.clone(), tasks, stop);
+    board.tasks.spawn(writer.run());
+    scene.board = Arc::new(board);
+    // Whoever holds the lock decides when something is written.
+    let options = SqliteConnectOptions::new().filename(&file);
+    let mut lock = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut lock).await.unwrap();
+    let (board, view, target) = (Arc::clone(&scene.board), Arc::clone(&scene.view), scene.acme());
+    let mut told = tokio::spawn(async move { board.check_and_keep(&view, &target).await });
+    while is_unknown(&scene.board.standing(&scene.acme())) {
+        tokio::task::yield_now().await;
+    }
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut told).await;
+    assert!(early.is_err(), "told before it was on the disk");
+    sqlx::query("ROLLBACK").execute(&mut lock).await.unwrap();
+    let check = told.await.unwrap().unwrap();
     let id = check.connectivity_check_id.clone().unwrap();
-    let kept = scene.store.check(&id).await.unwrap().unwrap();
+    let kept = store.check(&id).await.unwrap().unwrap();
     assert_eq!(kept.fingerprint, scene.acme().fingerprint.to_string());
     assert_eq!(serde_json::from_str::<Check>(&kept.document).unwrap(), *check);
 }
