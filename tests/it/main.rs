@@ -40,6 +40,7 @@ mod crash;
 mod decisions;
 mod disk;
 mod dns;
+mod gate;
 mod interim;
 mod lifecycle;
 mod limits;
