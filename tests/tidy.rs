@@ -40,13 +40,16 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
-    ("tunnel", "dial origin policy reason secret"),
+    ("tunnel", "dial origin policy reason resolve secret target telemetry tls"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
     ("record", "egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
     ("admin", "origin reason secret target telemetry"),
-    ("config", "admin client fields origin resolve secret server::tls target telemetry webhook"),
+    (
+        "config",
+        "admin client fields origin resolve secret server::tls target telemetry tunnel webhook",
+    ),
     ("view", "client config dial egress policy resolve sightings target telemetry tls"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf, ti
 
 use ipnet::IpNet;
 
-use super::{store_url::StoreUrl, tunnel::Tunnel};
+use super::{Tunnel, store_url::StoreUrl};
 use crate::{
     admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
     server::tls::ServerTls, target::Target, telemetry::LogFormat,
