@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 pub use error::TunnelError;
 pub use settings::{Credentials, HttpTunnel, Settings, SocksTunnel, TunnelTls, WireGuardTunnel};
-pub use stream::{Carrier, TunnelStream};
+pub use stream::{Channel, TunnelStream};
 
 use crate::policy::VettedAddr;
 use meter::Meter;

@@ -18,7 +18,7 @@ use super::meter::Open;
 use crate::tls::Watched;
 
 /// What a tunnel of a kind with streams of its own carries bytes with: WireGuard, the connector.
-pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static {
+pub trait Channel: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static {
     /// Makes the drop that follows one that the far side cannot mistake for a clean end.
     fn reset(&mut self);
 }
@@ -41,7 +41,7 @@ pub(super) enum Link {
     /// TLS to the hop.
     Tls(Box<TlsStream<Watched<TcpStream>>>),
     /// A stream of the tunnel's own.
-    Own(Box<dyn Carrier>),
+    Channel(Box<dyn Channel>),
 }
 
 impl TunnelStream {
@@ -55,7 +55,7 @@ impl TunnelStream {
         let _ignored = match self.link {
             Link::Tcp(stream) => stream.set_zero_linger(),
             Link::Tls(stream) => stream.get_ref().0.get_ref().set_zero_linger(),
-            Link::Own(mut stream) => {
+            Link::Channel(mut stream) => {
                 stream.reset();
                 Ok(())
             }
@@ -72,7 +72,7 @@ impl AsyncRead for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Own(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Channel(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -86,7 +86,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Channel(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -98,7 +98,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Own(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Channel(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -106,7 +106,7 @@ impl AsyncWrite for Link {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
-            Self::Own(stream) => stream.is_write_vectored(),
+            Self::Channel(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -114,7 +114,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Channel(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -122,7 +122,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Channel(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
