@@ -1,35 +1,45 @@
 //! What goes through one tunnel: its open streams and their bytes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-/// What went through one tunnel since it was set up.
-#[derive(Debug, Default)]
+use prometheus::{IntCounter, IntGauge};
+
+use crate::telemetry::metrics::Metrics;
+
+/// What goes through the tunnel of one name, reloads included.
+#[derive(Debug)]
 pub(super) struct Meter {
-    open: AtomicU64,
-    to_target: AtomicU64,
-    to_gateway: AtomicU64,
+    streams: IntGauge,
+    to_target: IntCounter,
+    to_client: IntCounter,
 }
 
 impl Meter {
+    pub(super) fn new(metrics: &Metrics, tunnel: &str) -> Self {
+        let bytes = |direction| metrics.tunnel_bytes.with_label_values(&[tunnel, direction]);
+        Self {
+            streams: metrics.tunnel_streams.with_label_values(&[tunnel]),
+            to_target: bytes("to_target"),
+            to_client: bytes("to_client"),
+        }
+    }
+
     /// Counts a stream until it is dropped.
     pub(super) fn open(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.streams.inc();
         Open(Arc::clone(self))
     }
 
     pub(super) fn open_streams(&self) -> u64 {
-        self.open.load(Ordering::Relaxed)
+        u64::try_from(self.streams.get()).unwrap_or_default()
     }
 
     pub(super) fn bytes_to_target(&self) -> u64 {
-        self.to_target.load(Ordering::Relaxed)
+        self.to_target.get()
     }
 
-    pub(super) fn bytes_to_gateway(&self) -> u64 {
-        self.to_gateway.load(Ordering::Relaxed)
+    pub(super) fn bytes_to_client(&self) -> u64 {
+        self.to_client.get()
     }
 }
 
@@ -39,20 +49,16 @@ pub(super) struct Open(Arc<Meter>);
 
 impl Open {
     pub(super) fn sent(&self, bytes: usize) {
-        add(&self.0.to_target, bytes);
+        self.0.to_target.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     pub(super) fn received(&self, bytes: usize) {
-        add(&self.0.to_gateway, bytes);
+        self.0.to_client.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.dec();
     }
-}
-
-fn add(counter: &AtomicU64, bytes: usize) {
-    counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
 }

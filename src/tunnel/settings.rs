@@ -77,3 +77,29 @@ pub struct WireGuardTunnel {
     /// Largest packet inside, in bytes. Default 1420.
     pub mtu: u16,
 }
+
+impl Settings {
+    /// `http`, `https`, `socks5`, `wireguard` or `connector`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Http(HttpTunnel { tls: None, .. }) => "http",
+            Self::Http(HttpTunnel { tls: Some(_), .. }) => "https",
+            Self::Socks5(_) => "socks5",
+            Self::WireGuard(_) => "wireguard",
+            Self::Connector(_) => "connector",
+        }
+    }
+
+    /// Where it is, as the configuration writes it. There are no secrets in it: none are accepted
+    /// there.
+    pub fn url(&self) -> String {
+        let kind = self.kind();
+        match self {
+            Self::Http(HttpTunnel { proxy, .. }) | Self::Socks5(SocksTunnel { proxy, .. }) => {
+                format!("{kind}://{proxy}")
+            }
+            Self::WireGuard(wireguard) => format!("{kind}://{}", wireguard.peer),
+            Self::Connector(name) => format!("{kind}:{name}"),
+        }
+    }
+}
