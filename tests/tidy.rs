@@ -41,7 +41,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("resolve", "dial"),
     ("tls", "origin target"),
     ("tunnel", "dial origin policy reason resolve secret target telemetry tls"),
-    ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
+    ("carrier", "tls tunnel"),
+    ("egress", "carrier dial origin policy reason resolve sightings target telemetry tls tunnel"),
     ("record", "egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
@@ -50,7 +51,7 @@ const LAYERS: &[(&str, &str)] = &[
         "config",
         "admin client fields origin resolve secret server::tls target telemetry tunnel webhook",
     ),
-    ("view", "client config dial egress policy resolve sightings target telemetry tls"),
+    ("view", "client config dial egress policy resolve sightings target telemetry tls tunnel"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),

@@ -222,7 +222,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.admin.tokens[1].role, crate::admin::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
-    assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));
+    assert_eq!(config.resolvers["acme"].tunnels, ["acme"]);
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
     assert_eq!(config.store.url.to_string(), "postgres://gateway:%5Bredacted%5D@db.example/egress");
     assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Pretty);

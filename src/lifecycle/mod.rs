@@ -123,6 +123,7 @@ impl Running {
         listeners.set_tls(config.proxy.tls.clone());
         let addresses = listeners.addresses(&bound, &[]);
         let view = View::new(config, addresses, &shared, None)?;
+        view.egress.tunnels.enforce(None, &metrics);
         let tasks = TaskTracker::new();
         let gateway =
             Arc::new(Gateway::new(view, Arc::clone(&metrics), Arc::new(deliveries), &tasks));
@@ -236,6 +237,7 @@ impl Running {
         let addresses = self.listeners.addresses(&bound, &wanted);
         let previous = self.gateway.view.load_full();
         let view = View::new(config, addresses, &self.shared, Some(&previous))?;
+        view.egress.tunnels.enforce(Some(&previous.egress.tunnels), &self.shared.metrics);
         policy.note(&self.shared.metrics);
         self.gateway.view.store(Arc::new(view));
         self.listeners.set_tls(tls);
