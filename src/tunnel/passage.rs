@@ -83,7 +83,10 @@ impl Passage {
     }
 
     /// The limit is every attempt's own, so that none is dropped before it has noted what it found.
-    async fn open_any(&self, addresses: Vec<SocketAddr>) -> Result<Passed, PassageError> {
+    pub(super) async fn open_any(
+        &self,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Passed, PassageError> {
         let mut failure = None;
         let now = Instant::now();
         let by = self.tunnels.first().map_or(now, |tunnel| tunnel.core.deadline());
