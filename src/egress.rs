@@ -265,15 +265,17 @@ impl Egress {
             return Ok(answer.addresses);
         };
         // Where the way to the name servers is down, that is what there is to say of the name.
-        let stands = || match &private.passage {
-            Some(passage) => passage.first().map(drop).map_err(|down| refusal(&down, name)),
-            None => Ok(()),
-        };
-        stands()?;
+        let passage = private.passage.as_ref();
+        if let Some(passage) = passage {
+            passage.first().map_err(|down| refusal(&down, name))?;
+        }
         match private.resolver.resolve(name).await {
             Ok(answer) => Ok(answer.addresses),
             Err(error @ (ResolveError::Unreachable | ResolveError::Timeout)) => {
-                stands().and(Err(unresolved(error)))
+                match passage.and_then(Passage::no_name_server) {
+                    Some(failure) => Err(refusal(&failure, name)),
+                    None => Err(unresolved(error)),
+                }
             }
             Err(error) => Err(unresolved(error)),
         }

@@ -37,13 +37,6 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// Open CONNECT tunnels. Count with [`Open`].
     pub tunnels_open: IntGauge,
-    /// 1 while a configured tunnel carries traffic, by `tunnel`.
-    pub tunnel_up: IntGaugeVec,
-    /// Streams that are open through a configured tunnel, by `tunnel`.
-    pub tunnel_streams: IntGaugeVec,
-    /// Bytes carried through a configured tunnel, by `tunnel` and `direction`: `to_target`,
-    /// `to_client`.
-    pub tunnel_bytes: IntCounterVec,
     /// Attempts at webhook deliveries, by `code`; empty where the receiver answered 2xx.
     pub webhook_deliveries: IntCounterVec,
     /// Requests that policy refused, by `cause`. Counted by [`Metrics::refused`].
@@ -111,21 +104,6 @@ impl Metrics {
             )?,
             connections: declare.gauges("egress_connections", "Open connections.", &["kind"])?,
             tunnels_open: declare.gauge("egress_tunnels_open", "Open CONNECT tunnels.")?,
-            tunnel_up: declare.gauges(
-                "egress_tunnel_up",
-                "1 while the configured tunnel carries traffic.",
-                &["tunnel"],
-            )?,
-            tunnel_streams: declare.gauges(
-                "egress_tunnel_streams",
-                "Streams that are open through the configured tunnel.",
-                &["tunnel"],
-            )?,
-            tunnel_bytes: declare.counters(
-                "egress_tunnel_bytes_total",
-                "Bytes carried through the configured tunnel.",
-                &["tunnel", "direction"],
-            )?,
             webhook_deliveries: declare.counters(
                 "egress_webhook_deliveries_total",
                 "Attempts at webhook deliveries; without a code they were delivered.",
@@ -165,16 +143,6 @@ impl Metrics {
     /// A collector gave a family that cannot be written.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-
-    /// Takes out what there is of a tunnel that is configured no longer.
-    pub fn forget_tunnel(&self, tunnel: &str) {
-        // What is not there need not be removed.
-        let _absent = self.tunnel_up.remove_label_values(&[tunnel]);
-        let _absent = self.tunnel_streams.remove_label_values(&[tunnel]);
-        for direction in ["to_target", "to_client"] {
-            let _absent = self.tunnel_bytes.remove_label_values(&[tunnel, direction]);
-        }
     }
 
     /// Counts a refusal, where it is policy that refused.

@@ -43,7 +43,7 @@ pub struct Tunnels {
 pub struct TunnelsError {
     name: String,
     #[source]
-    error: TlsSettingsError,
+    error: Box<TlsSettingsError>,
 }
 
 impl Tunnels {
@@ -62,7 +62,7 @@ impl Tunnels {
         for (name, settings) in settings {
             let kind = match Kind::new(&settings, means) {
                 Ok(kind) => kind,
-                Err(error) => return Err(TunnelsError { name, error }),
+                Err(error) => return Err(TunnelsError { name, error: Box::new(error) }),
             };
             let former = previous.and_then(|previous| previous.get(&name)).filter(|former| {
                 let core = &former.core;

@@ -26,13 +26,22 @@ pub enum TunnelState {
     Unreachable,
 }
 
+/// What an attempt has seen of the far end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// It answered.
+    pub(super) reached: bool,
+    /// How long a round trip took, where that was seen.
+    pub(super) round_trip: Option<Duration>,
+}
+
 /// How an attempt at the tunnel ended.
 #[derive(Debug)]
 pub(super) struct Outcome<'a> {
     /// When it began.
     pub(super) started: Instant,
-    /// Whether the far end was reached, and how long a round trip there took where that was seen.
-    pub(super) reached: Option<Option<Duration>>,
+    /// What it has seen.
+    pub(super) seen: Seen,
     /// Whether everything was tried that an answer could find fault with: the credentials too.
     pub(super) whole: bool,
     /// What went wrong.
@@ -90,13 +99,14 @@ impl Known {
         if let Some(error) = outcome.error {
             self.last_error = Some(error.to_string());
         }
-        let Some(round_trip) = outcome.reached else {
+        let Seen { reached, round_trip } = outcome.seen;
+        if !reached {
             // One that began before the far end last answered says nothing of it now.
             if self.answered.is_none_or(|at| at <= outcome.started) {
                 self.down = outcome.error.cloned();
             }
             return;
-        };
+        }
         self.answered = Some(Instant::now());
         self.round_trip = round_trip.or(self.round_trip);
         self.down = None;
@@ -148,7 +158,7 @@ impl Health {
     /// Why there is no use in trying: the far end is down, and watched for its return.
     pub(super) fn down(&self) -> Option<TunnelError> {
         let noted = self.lock();
-        noted.up.as_ref().and(noted.known.down.clone())
+        noted.up.as_ref().and_then(|_| noted.known.down.clone())
     }
 
     /// Waits until the far end goes down or comes back.

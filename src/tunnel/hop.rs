@@ -12,7 +12,7 @@ use crate::{
     dial::{self, EgressAddresses, staggered},
     origin::{Authority, Host},
     resolve::Resolver,
-    tls::{Alpn, ClientTls},
+    tls::{Alpn, ClientTls, TlsError},
 };
 
 /// How long one address of the hop has to itself before the next is tried beside it, as towards
@@ -50,7 +50,12 @@ impl Hop {
                 let host = &self.proxy.host;
                 let secured = tls.handshake(stream, host, Alpn::None, self.tls_timeout).await;
                 let secured = secured.map_err(|error| {
-                    TunnelError::Unreachable(format!("{}: TLS: {error}", self.proxy))
+                    let what = format!("{}: TLS: {error}", self.proxy);
+                    if matches!(error.cause, TlsError::ClientCertificate { .. }) {
+                        TunnelError::Auth(what)
+                    } else {
+                        TunnelError::Unreachable(what)
+                    }
                 })?;
                 Link::Tls(Box::new(secured.stream))
             }

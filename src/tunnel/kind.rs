@@ -1,11 +1,12 @@
 //! The kinds of tunnels, and what each does to open a stream.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Credentials, HttpTunnel, Means, Settings, SocksTunnel, TunnelError, TunnelTls,
+    health::Seen,
     hop::{Hop, Reached},
     http, socks5,
     stream::Link,
@@ -31,9 +32,6 @@ pub(super) enum Kind {
     /// A kind that this build does not have.
     Missing(&'static str),
 }
-
-/// Whether the far end was reached, and how long a round trip there took where that was seen.
-pub(super) type Seen = Option<Option<Duration>>;
 
 impl Kind {
     pub(super) fn new(settings: &Settings, means: &Means) -> Result<Self, TlsSettingsError> {
@@ -71,7 +69,7 @@ impl Kind {
         match self {
             Self::Http { hop, .. } => {
                 let Reached { link, round_trip } = hop.reach().await?;
-                *seen = Some(Some(round_trip));
+                *seen = Seen { reached: true, round_trip: Some(round_trip) };
                 Ok(link)
             }
             Self::Socks5 { hop, credentials } => {
@@ -79,7 +77,7 @@ impl Kind {
                 let greeted = socks5::greet(&mut link, credentials.as_ref()).await;
                 // Whoever answers is there, even if the answer is not the one that is wanted.
                 if !matches!(greeted, Err(TunnelError::Unreachable(_))) {
-                    *seen = Some(Some(round_trip));
+                    *seen = Seen { reached: true, round_trip: Some(round_trip) };
                 }
                 greeted.map(|()| link)
             }

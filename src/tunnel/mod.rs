@@ -45,7 +45,7 @@ pub use settings::{Credentials, HttpTunnel, Settings, SocksTunnel, TunnelTls, Wi
 pub use stream::{Channel, TunnelStream};
 
 use crate::policy::VettedAddr;
-use health::{Health, Outcome};
+use health::{Health, Outcome, Seen};
 use kind::Kind;
 use meter::Meter;
 
@@ -164,22 +164,22 @@ impl Core {
         if let Some(error) = self.health.down() {
             return Err(error);
         }
-        let (started, mut reached) = (Instant::now(), None);
-        let opened = timeout_at(by, self.kind.open(to, &mut reached)).await;
+        let (started, mut seen) = (Instant::now(), Seen::default());
+        let opened = timeout_at(by, self.kind.open(to, &mut seen)).await;
         let opened = opened.unwrap_or(Err(TunnelError::Timeout));
         let error = opened.as_ref().err();
-        self.health.note(&Outcome { started, reached, whole: true, error });
+        self.health.note(&Outcome { started, seen, whole: true, error });
         let (link, early) = opened?;
         Ok(TunnelStream::new(link, early, self.meter.open()))
     }
 
     async fn probe(&self) -> Result<(), TunnelError> {
-        let (started, mut reached) = (Instant::now(), None);
-        let found = timeout_at(self.deadline(), self.kind.reach(&mut reached)).await;
+        let (started, mut seen) = (Instant::now(), Seen::default());
+        let found = timeout_at(self.deadline(), self.kind.reach(&mut seen)).await;
         let found = found.unwrap_or(Err(TunnelError::Timeout)).map(drop);
         let whole = self.kind.reaches_wholly();
         let error = found.as_ref().err();
-        self.health.note(&Outcome { started, reached, whole, error });
+        self.health.note(&Outcome { started, seen, whole, error });
         found
     }
 }

@@ -1,6 +1,11 @@
 //! An ordered list of tunnels that lead to the same place: the first that carries is used.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -23,6 +28,8 @@ const ATTEMPTS_MAX: usize = 8;
 pub struct Passage {
     tunnels: Arc<[Arc<Tunnel>]>,
     ids: Arc<[u64]>,
+    /// Why the last connection to a name server behind them did not come about.
+    no_name_server: Arc<Mutex<Option<PassageError>>>,
 }
 
 /// A stream, and how it goes.
@@ -55,7 +62,8 @@ impl Passage {
     /// Through these, in this order. `None` where there are none.
     pub fn new(tunnels: Vec<Arc<Tunnel>>) -> Option<Self> {
         let ids = tunnels.iter().map(|tunnel| tunnel.core.id).collect();
-        (!tunnels.is_empty()).then(|| Self { tunnels: tunnels.into(), ids })
+        let no_name_server = Arc::default();
+        (!tunnels.is_empty()).then(|| Self { tunnels: tunnels.into(), ids, no_name_server })
     }
 
     /// The name of the tunnel that would be tried first now.
@@ -71,6 +79,13 @@ impl Passage {
             }
         }
         Err(failure.unwrap_or_else(PassageError::none))
+    }
+
+    /// Why no name server can be asked through them, where it is the tunnels' fault.
+    pub fn no_name_server(&self) -> Option<PassageError> {
+        let failure = self.no_name_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // A name server that does not answer behind a tunnel that does is one's own fault.
+        failure.filter(|failure| !matches!(failure.error, TunnelError::BeyondUnreachable(_)))
     }
 
     /// Opens a stream to one of the addresses, through whichever tunnel carries first, within
@@ -158,7 +173,10 @@ impl Through for Passage {
     fn connect(&self, server: SocketAddr) -> BoxFuture<io::Result<Box<dyn crate::resolve::Link>>> {
         let this = self.clone();
         Box::pin(async move {
-            match this.open_any(vec![server]).await {
+            let passed = this.open_any(vec![server]).await;
+            *this.no_name_server.lock().unwrap_or_else(PoisonError::into_inner) =
+                passed.as_ref().err().cloned();
+            match passed {
                 Ok(passed) => {
                     let link: Box<dyn crate::resolve::Link> = Box::new(passed.stream);
                     Ok(link)

@@ -619,7 +619,8 @@ async fn a_reload_keeps_what_has_not_changed_and_lets_the_rest_drain() {
     second.enforce(Some(&first), &means.metrics);
     let former = Arc::clone(first.get("gone").unwrap());
     drop(first);
-    assert!(former.watcher.lock().unwrap().join_next().await.unwrap().unwrap_err().is_cancelled());
+    let mut watcher = std::mem::take(&mut *former.watcher.lock().unwrap());
+    assert!(watcher.join_next().await.unwrap().unwrap_err().is_cancelled());
     for stream in streams {
         carries(stream, b"").await;
     }

@@ -47,7 +47,13 @@ pub(super) fn lost(error: &io::Error) -> TunnelError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return closed();
     }
-    TunnelError::Unreachable(format!("the connection broke: {error}"))
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        // In TLS 1.3 the far side looks at the client certificate when we believe ourselves ready.
+        Some(rustls::Error::AlertReceived(alert)) => {
+            TunnelError::Auth(format!("TLS alert {alert:?}, as for a client certificate"))
+        }
+        Some(_) | None => TunnelError::Unreachable(format!("the connection broke: {error}")),
+    }
 }
 
 /// The hop closed the connection where an answer belongs.

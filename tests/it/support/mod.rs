@@ -3,8 +3,10 @@
 pub(crate) mod canary;
 pub(crate) mod config;
 pub(crate) mod dns;
+pub(crate) mod far;
 pub(crate) mod gateway;
 pub(crate) mod h2;
+pub(crate) mod hop;
 pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod metrics;
