@@ -23,7 +23,7 @@ use crate::{
     sightings::Sightings,
     target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
-    tls::{Alpn, CertificateFacts, Outbound, Protocol, TlsError, TlsFacts},
+    tls::{Alpn, CertificateFacts, ClientTls, Outbound, Protocol, TlsError, TlsFacts},
     tunnel::{Passage, PassageError, Tunnels},
 };
 
@@ -209,6 +209,33 @@ impl Egress {
         alpn: Alpn,
         notes: &mut Notes,
     ) -> Result<Ready, Refusal> {
+        self.handshake(upstream, target, alpn, Arc::clone, notes).await
+    }
+
+    /// As [`secure`](Self::secure), but never by an earlier session: the target has to show a
+    /// certificate that is valid now.
+    ///
+    /// # Errors
+    /// What is wrong with the certificate or the handshake.
+    pub async fn secure_anew(
+        &self,
+        upstream: Upstream,
+        target: &Target,
+        alpn: Alpn,
+        notes: &mut Notes,
+    ) -> Result<Ready, Refusal> {
+        let anew = |tls: &Arc<ClientTls>| Arc::new(tls.without_sessions());
+        self.handshake(upstream, target, alpn, anew, notes).await
+    }
+
+    async fn handshake(
+        &self,
+        upstream: Upstream,
+        target: &Target,
+        alpn: Alpn,
+        choose: impl Fn(&Arc<ClientTls>) -> Arc<ClientTls>,
+        notes: &mut Notes,
+    ) -> Result<Ready, Refusal> {
         let Upstream { stream, address } = upstream;
         if target.base.origin.scheme == Scheme::Http {
             return Ok(Ready { stream: Stream::Plain(stream), facts: None });
@@ -217,6 +244,7 @@ impl Egress {
             Refusal::new(Cause::TlsSettings, format!("target {}: {error}", target.id))
         })?;
         let host = &target.base.origin.authority.host;
+        let tls = choose(&tls);
         let started = Instant::now();
         let result = tls.handshake(stream, host, alpn, self.tls_timeout).await;
         notes.tls = Some(started.elapsed());

@@ -2,54 +2,64 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue, Method};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     client::{Client, Clients},
-    destination::{Asked, Destination},
+    destination::{Asked, Destination, TARGET_FIELD},
     gateway::relay,
+    origin::BaseUrl,
     policy::{self, Answered, Case, Mode, Step, Verdict, address::Class, judge, vet},
     reason::{Cause, Refusal},
-    target::Target,
+    target::{Target, TargetId},
     view::View,
 };
 
 /// What would happen, and why (contract, section 11, `POST /v1/explain`).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// `allowed` or `refused`.
     pub decision: &'static str,
     /// The public code, where it is refused.
+    #[schema(required)]
     pub code: Option<&'static str>,
     /// The fine word, where it is refused.
+    #[schema(required)]
     pub cause: Option<&'static str>,
     /// What to do next, where it is refused.
+    #[schema(required)]
     pub next_step: Option<String>,
     /// The target that owns the destination.
+    #[schema(required)]
     pub target_id: Option<String>,
     /// Every rule in the order in which it is asked.
     pub rules: Vec<RuleSaid>,
     /// Every address of the host, and what it is.
     pub addresses: Vec<AddressSaid>,
     /// The address that would be tried first.
+    #[schema(required)]
     pub pinned: Option<String>,
     /// `direct`, or the tunnel's name.
+    #[schema(required, value_type = Option<String>)]
     pub route: Option<Arc<str>>,
 }
 
 /// What one rule said.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RuleSaid {
     /// The rule.
     pub name: &'static str,
     /// `passed`, `refused` or `not_asked`.
     pub verdict: &'static str,
     /// Why, where it refused.
+    #[schema(required)]
     pub detail: Option<String>,
 }
 
 /// What one address is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AddressSaid {
     /// The address.
     pub address: String,
@@ -66,8 +76,8 @@ pub struct AddressSaid {
 pub struct Question {
     /// The client's name. Without one, every client's rights are assumed.
     pub client: Option<String>,
-    /// What is asked.
-    pub what: What,
+    /// What is asked, or why that cannot be read.
+    pub what: Result<What, Refusal>,
     /// Not even DNS is asked.
     pub offline: bool,
 }
@@ -82,6 +92,28 @@ pub enum What {
 }
 
 impl What {
+    /// Reads what a client asks for with this method: of CONNECT `host:port`, or an https URL as
+    /// clients are given it; of all others a URL, or `/targets/{id}/{path}`. `hint` is the target
+    /// that it names.
+    ///
+    /// # Errors
+    /// The refusal with which traffic would be answered.
+    pub fn parse(method: &Method, text: &str, hint: Option<&TargetId>) -> Result<Self, Refusal> {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = hint.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
+            headers.insert(TARGET_FIELD, value);
+        }
+        if *method != Method::CONNECT {
+            return Asked::parse(text, &headers).map(Self::Relay);
+        }
+        if !text.contains("://") {
+            return Destination::connect(text, &headers).map(Self::Connect);
+        }
+        let url = BaseUrl::parse(text, true)
+            .map_err(|fault| Refusal::new(Cause::AuthorityInvalid, fault.to_string()))?;
+        Destination::connect(&url.origin.authority.to_string(), &headers).map(Self::Connect)
+    }
+
     fn owner<'a>(&self, view: &'a View, client: &Client) -> Result<&'a Arc<Target>, Refusal> {
         match self {
             Self::Connect(destination) => {
@@ -165,10 +197,11 @@ async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), 
             story.said("client_known", known.ok_or_else(unknown))?
         }
     };
-    let owner = question.what.owner(view, &client).cloned();
+    let what = story.said("request_readable", question.what)?;
+    let owner = what.owner(view, &client).cloned();
     let target = story.said("target_owns_destination", owner)?;
     story.target = Some(Arc::clone(&target));
-    let (destination, mode) = question.what.of(&target);
+    let (destination, mode) = what.of(&target);
     let case = Case { client: &client, destination: &destination, target: &target, mode };
     story.rules.extend(policy::explain(&case));
     let host = destination.authority.host.clone();

@@ -1,11 +1,27 @@
 //! Everything noted of one request or tunnel, and the one event that is written at its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use crate::{egress::Notes, reason::Refusal, target::TargetId, telemetry::metrics::Metrics};
+use crate::{
+    decisions::{Decision, Decisions, Timings, cut, milliseconds},
+    egress::Notes,
+    reason::Refusal,
+    target::TargetId,
+    telemetry::metrics::Metrics,
+};
+
+/// Where records end up besides the log.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// The most recent decisions.
+    pub decisions: Arc<Decisions>,
+}
 
 /// How the record ends.
 #[derive(Debug)]
@@ -18,11 +34,11 @@ enum Outcome {
     Refused(Refusal),
 }
 
-/// Notes of one request. Dropping it writes the canonical event and counts it: always, once, and
-/// only there, so that a client that vanishes leaves a line too.
+/// Notes of one request. Dropping it writes the canonical event, counts it and notes the decision:
+/// always, once, and only there, so that a client that vanishes leaves a line too.
 #[derive(Debug)]
 pub struct Record {
-    metrics: Arc<Metrics>,
+    books: Arc<Books>,
     decision_id: String,
     started: Instant,
     outcome: Outcome,
@@ -57,9 +73,9 @@ pub struct Record {
 
 impl Record {
     /// Begins the record of a request that has just been read.
-    pub fn start(metrics: &Arc<Metrics>, started: Instant) -> Self {
+    pub fn start(books: &Arc<Books>, started: Instant) -> Self {
         Self {
-            metrics: Arc::clone(metrics),
+            books: Arc::clone(books),
             decision_id: Ulid::new().to_string(),
             started,
             outcome: Outcome::Aborted,
@@ -103,60 +119,92 @@ impl Record {
     }
 
     fn count(&self, decision: &str, code: &str) {
-        self.metrics.requests.with_label_values(&[self.mode, decision, code]).inc();
-        let duration = self.metrics.request_duration.with_label_values(&[self.mode]);
+        let metrics = &self.books.metrics;
+        metrics.requests.with_label_values(&[self.mode, decision, code]).inc();
+        let duration = metrics.request_duration.with_label_values(&[self.mode]);
         duration.observe(self.elapsed().as_secs_f64());
-        if let Outcome::Refused(refusal) = &self.outcome {
-            self.metrics.refused(refusal.cause);
-        }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let (decision, code, cause, detail) = match &self.outcome {
-            Outcome::Aborted => ("aborted", "", Some("client_gone"), None),
-            Outcome::Allowed => ("allowed", "", None, None),
-            Outcome::Refused(refusal) => (
-                "refused",
-                refusal.code().as_str(),
-                Some(refusal.cause.as_str()),
-                Some(refusal.detail.as_str()),
-            ),
-        };
-        self.count(decision, code);
+        let (decision, code, cause, detail) =
+            match mem::replace(&mut self.outcome, Outcome::Allowed) {
+                Outcome::Aborted => ("aborted", None, Some("client_gone"), None),
+                Outcome::Allowed => ("allowed", None, None, None),
+                Outcome::Refused(refusal) => {
+                    self.books.metrics.refused(refusal.cause);
+                    let code = refusal.code().as_str();
+                    ("refused", Some(code), Some(refusal.cause.as_str()), Some(refusal.detail))
+                }
+            };
+        self.count(decision, code.unwrap_or_default());
         // A tunnel that was permitted and never began: its client went away before the 200.
         let unbegun = (decision == "allowed").then_some("client_gone");
-        tracing::info!(
-            decision_id = self.decision_id,
-            client = self.client,
-            target = self.target.as_ref().map(TargetId::as_str),
-            mode = self.mode,
-            method = self.method,
-            authority = self.authority,
+        let in_ms = |duration: Option<Duration>| duration.map(milliseconds);
+        let timings = Timings {
+            auth: in_ms(self.auth),
+            policy: in_ms(self.policy),
+            dns: in_ms(self.notes.dns),
+            connect: in_ms(self.notes.connect),
+            tls: in_ms(self.notes.tls),
+            first_byte: in_ms(self.first_byte),
+            total: milliseconds(self.elapsed()),
+        };
+        let decision = Decision {
+            decision_id: mem::take(&mut self.decision_id),
+            time: Timestamp::now(),
+            client: self.client.take(),
+            target: self.target.as_ref().map(TargetId::shared),
+            mode: self.mode,
+            method: self.method.take(),
+            authority: self.authority.take(),
             decision,
-            code = Some(code).filter(|code| !code.is_empty()),
+            code,
             cause,
             detail,
-            pinned = self.notes.pinned.map(tracing::field::display),
-            route = self.notes.route.as_deref(),
-            auth = milliseconds(self.auth),
-            policy = milliseconds(self.policy),
-            dns = milliseconds(self.notes.dns),
-            connect = milliseconds(self.notes.connect),
-            tls = milliseconds(self.notes.tls),
-            first_byte = milliseconds(self.first_byte),
-            total = milliseconds(Some(self.elapsed())),
-            bytes_to_target = self.to_target,
-            bytes_to_client = self.to_client,
-            status = self.status,
-            end = self.end.or(unbegun),
-            "request"
-        );
+            pinned: self.notes.pinned,
+            route: self.notes.route.take(),
+            timings,
+            bytes_to_target: self.to_target,
+            bytes_to_client: self.to_client,
+            status: self.status,
+            end: self.end.or(unbegun),
+        };
+        write(&decision);
+        let method = decision.method.map(cut);
+        let detail = decision.detail.map(cut);
+        self.books.decisions.note(Decision { method, detail, ..decision });
     }
 }
 
-/// Milliseconds with microsecond resolution: what a person reads off a log line.
-fn milliseconds(duration: Option<Duration>) -> Option<f64> {
-    duration.map(|duration| (duration.as_secs_f64() * 1e6).round() / 1e3)
+/// The canonical event.
+fn write(decision: &Decision) {
+    let Timings { auth, policy, dns, connect, tls, first_byte, total } = decision.timings;
+    tracing::info!(
+        decision_id = decision.decision_id,
+        client = decision.client,
+        target = decision.target.as_deref(),
+        mode = decision.mode,
+        method = decision.method,
+        authority = decision.authority,
+        decision = decision.decision,
+        code = decision.code,
+        cause = decision.cause,
+        detail = decision.detail,
+        pinned = decision.pinned.map(tracing::field::display),
+        route = decision.route.as_deref(),
+        auth,
+        policy,
+        dns,
+        connect,
+        tls,
+        first_byte,
+        total,
+        bytes_to_target = decision.bytes_to_target,
+        bytes_to_client = decision.bytes_to_client,
+        status = decision.status,
+        end = decision.end,
+        "request"
+    );
 }

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -40,6 +41,10 @@ pub struct View {
     pub egress_ips: Vec<IpAddr>,
     /// Limits of time, number and size.
     pub limits: Limits,
+    /// How long a connectivity check counts.
+    pub check_ttl: Duration,
+    /// Whether self-hosted and webhook-only targets need a current, ready check.
+    pub require_current_check: bool,
     /// How often the configuration has been replaced; its targets are of this generation.
     pub generation: u64,
     deny: Vec<ipnet::IpNet>,
@@ -171,6 +176,8 @@ impl View {
             }),
             egress_ips: config.egress.ip,
             limits: config.limits,
+            check_ttl: config.policy.check_ttl,
+            require_current_check: config.policy.require_current_check,
             generation,
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,
@@ -178,6 +185,11 @@ impl View {
         };
         view.look_around().map_err(ViewError::Interfaces)?;
         Ok(view)
+    }
+
+    /// The names of all tunnels.
+    pub fn tunnel_names(&self) -> impl Iterator<Item = &str> {
+        self.egress.tunnels.iter().map(|tunnel| &**tunnel.name())
     }
 
     /// Reads the machine's own addresses again: interfaces come and go while the gateway runs.

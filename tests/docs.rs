@@ -27,7 +27,7 @@ use egress_gateway::{
     config::check_text,
     policy::RULES,
     reason::{About, Cause, Code, DeploymentMode, Refusal},
-    record::Record,
+    record::{Books, Record},
     telemetry::metrics::Metrics,
 };
 
@@ -58,9 +58,12 @@ fn pages() -> Vec<(String, String)> {
 }
 
 fn is_as_printed(path: &str, printed: &str) {
-    let printed = format!("{GENERATED}{printed}");
+    is_as_made(path, &format!("{GENERATED}{printed}"));
+}
+
+fn is_as_made(path: &str, printed: &str) {
     if std::env::var_os("UPDATE").is_some() {
-        fs::write(root().join(path), &printed).unwrap();
+        fs::write(root().join(path), printed).unwrap();
     }
     let there = fs::read_to_string(root().join(path)).unwrap_or_default();
     assert!(there == printed, "{path} is out of date; run: UPDATE=1 cargo test --test docs");
@@ -292,10 +295,20 @@ fn the_page_of_commands_is_as_the_program_has_it() {
     let mut page = String::from("# Commands\n\nWhat each command says of itself with `--help`.\n");
     let mut commands = Vec::new();
     describe(&mut Vec::new(), &mut page, &mut commands);
-    for command in ["serve", "demo", "explain", "config check", "health", "completions"] {
+    for command in ["serve", "demo", "explain", "config check", "health", "openapi", "completions"]
+    {
         assert!(commands.iter().any(|known| known == command), "there is no {command}");
     }
     is_as_printed("docs/generated/cli.md", &page);
+}
+
+#[test]
+fn the_document_of_the_admin_api_is_as_the_program_prints_it() {
+    let output = gateway(&["openapi"]);
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("\"/v1/decisions\""), "{printed}");
+    is_as_made("docs/generated/openapi.json", &printed);
 }
 
 fn describe<'a>(path: &mut Vec<&'a str>, page: &mut String, commands: &mut Vec<String>) {
@@ -446,8 +459,9 @@ fn the_operators_page_names_every_field_of_the_log_and_no_other() {
         first_column(&section(&page, "## Log")).into_iter().map(str::to_owned).collect();
     let fields = Arc::new(Mutex::new(BTreeSet::new()));
     let metrics = Arc::new(Metrics::new().unwrap());
+    let books = Arc::new(Books { metrics, decisions: Arc::default() });
     tracing::subscriber::with_default(Fields(Arc::clone(&fields)), || {
-        drop(Record::start(&metrics, tokio::time::Instant::now()));
+        drop(Record::start(&books, tokio::time::Instant::now()));
     });
     let mut fields = fields.lock().unwrap().clone();
     assert!(fields.len() > 15, "only {fields:?}");

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("path", ""),
     ("reason", ""),
     ("secret", ""),
+    ("seal", "secret"),
     ("slots", ""),
     ("target", "fields origin path reason secret"),
     ("client", "reason secret target"),
@@ -33,7 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("webhook", "reason secret target"),
     // what it tells and keeps
     ("telemetry", "reason"),
-    ("store", "policy"),
+    ("store", "policy seal"),
     ("sightings", "policy store"),
     ("deliveries", "origin store target webhook"),
     // the way out
@@ -43,36 +44,52 @@ const LAYERS: &[(&str, &str)] = &[
     ("tunnel", "dial origin policy reason resolve secret target telemetry tls"),
     ("carrier", "tls tunnel"),
     ("egress", "carrier dial origin policy reason resolve sightings target telemetry tls tunnel"),
-    ("record", "egress reason target telemetry"),
+    ("decisions", ""),
+    ("record", "decisions egress reason target telemetry"),
     // configuration, and what a request sees of it
     ("server::tls", ""),
-    ("admin", "origin reason secret target telemetry"),
+    ("admin::token", "secret"),
     (
         "config",
-        "admin client fields origin resolve secret server::tls target telemetry tunnel webhook",
+        "admin::token client fields origin resolve secret server::tls target telemetry tunnel \
+         webhook",
     ),
     ("view", "client config dial egress policy resolve sightings target telemetry tls tunnel"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
+    ("check::record", "reason target"),
+    (
+        "check",
+        "client destination egress forward origin path policy reason store target telemetry tls view",
+    ),
     (
         "gateway",
-        "client deliveries destination egress forward origin path policy problem reason record \
+        "check client deliveries destination egress forward origin path policy problem reason record \
          slots store target telemetry view webhook",
     ),
-    ("check", "reason target"),
-    ("explain", "client destination gateway policy reason target view"),
+    (
+        "inventory",
+        "check client destination fields origin policy reason seal secret store target view webhook",
+    ),
+    ("explain", "client destination gateway origin policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway problem reason telemetry"),
     // the program
     (
+        "admin",
+        "admin::token check decisions deliveries explain fields gateway inventory origin reason \
+         secret store target telemetry view",
+    ),
+    (
         "lifecycle",
-        "admin config deliveries gateway origin server server::tls sightings store telemetry view",
+        "admin admin::token check config deliveries gateway inventory origin seal server \
+         server::tls sightings store telemetry view",
     ),
     (
         "cli",
-        "config destination explain fields lifecycle origin policy secret sightings store target \
-         telemetry view webhook",
+        "admin check client config destination explain fields gateway lifecycle origin policy seal \
+         secret sightings store target telemetry view webhook",
     ),
 ];
 
@@ -93,6 +110,7 @@ const PURE: &[&str] = &[
     "policy",
     "problem",
     "reason",
+    "seal",
     "secret",
     "server::head",
     "slots",

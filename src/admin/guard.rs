@@ -1,6 +1,7 @@
-//! What stands in front of every route: the `Host` field, the token and its role.
+//! What stands in front of every route: `Host`, where the request comes from, the token and its
+//! role, the kind of body, the rate.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -8,35 +9,72 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use hyper::body::Body as _;
+use tokio::time::Instant;
 
-use super::{AdminState, AdminView, Role, problem::Problem};
+use super::{AdminState, AdminView, problem::Problem, token::Role};
 use crate::{origin::Host, secret::Fingerprint};
 
 /// Open to everybody who reaches the listener: probes and scrapers often cannot send a token, and
 /// nothing of a target or client shows there.
-const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+pub(super) const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// What only looks although it is a POST: its question does not fit into a query, or must not be
+/// logged with one.
+pub(super) const READING_POSTS: [&str; 2] = ["/v1/explain", "/v1/targets/validate"];
+
+/// What a page of another origin may not even look at: it would hold a place of few.
+pub(super) const SCARCE: [&str; 1] = ["/v1/decisions/stream"];
+
+/// The token that a request came with, for what is noted of it; empty where there are no tokens.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(pub(super) Box<str>);
+
+/// Asks everything there is to ask before a route is.
+pub(super) async fn guard(
+    State(state): State<Arc<AdminState>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match check(&state, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn check(state: &AdminState, request: &Request) -> Result<Caller, Problem> {
+    let view = state.view.load();
+    check_host(&view, request)?;
+    check_origin(request)?;
+    let caller = check_access(&view, request)?;
+    if !looks(request.method()) {
+        let known = |name: &str| view.tokens.iter().any(|access| &*access.name == name);
+        if !state.rate.take(&caller.0, known, Instant::now()) {
+            return Err(Problem::RateLimited);
+        }
+        check_body(request)?;
+    }
+    Ok(caller)
+}
+
+/// Whether the method is one that only looks.
+fn looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
 
 /// Refuses a request that was made for another name.
 ///
 /// DNS rebinding lets a web page talk to any address its visitor can reach, under the page's own
 /// name; so only names that are ours are answered, and IP literals, which cannot be rebound.
-pub(super) async fn host(
-    State(state): State<Arc<AdminState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match check_host(&state.view.load(), &request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 fn check_host(view: &AdminView, request: &Request) -> Result<(), Problem> {
     let field = only(request.headers(), &header::HOST).ok_or(Problem::HostInvalid)?;
     let field = field.to_str().map_err(|_| Problem::HostInvalid)?;
     // An absolute-form target says it a second time, and would win (RFC 9112, section 3.2.2).
     let target = request.uri().authority().map(Authority::as_str);
-    for authority in std::iter::once(field).chain(target) {
+    for authority in iter::once(field).chain(target) {
         let ours = match host_of(authority).ok_or(Problem::HostInvalid)? {
             Host::Ip(_) => true,
             name @ Host::Name(_) => name.is_localhost() || view.hosts.contains(&name),
@@ -60,24 +98,39 @@ fn host_of(authority: &str) -> Option<Host> {
     Host::parse(host).ok()
 }
 
-/// Refuses a request without a token whose role covers it, where there are tokens.
+/// Refuses what a page of another origin makes a browser send.
 ///
-/// Whatever is not `GET` or `HEAD` needs the role `operate`, so that a route that changes something
-/// cannot be forgotten.
-pub(super) async fn access(
-    State(state): State<Arc<AdminState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match check_access(&state.view.load(), &request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+/// Without tokens everybody on this machine may do everything, and that includes the browser of
+/// whoever works on it. Browsers say where a request comes from: `Sec-Fetch-Site` (Fetch Metadata),
+/// and before that `Origin` (RFC 6454, section 7). Other clients send neither.
+fn check_origin(request: &Request) -> Result<(), Problem> {
+    if looks(request.method()) && !SCARCE.contains(&request.uri().path()) {
+        return Ok(());
+    }
+    let fields = request.headers();
+    let sites = fields.get_all("sec-fetch-site").iter();
+    let mut own_site = sites.map(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
+    let own = |origin: &HeaderValue| {
+        let authority = origin.as_bytes().split(|byte| *byte == b'/').nth(2);
+        authority
+            .zip(only(fields, &header::HOST))
+            .is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host.as_bytes()))
+    };
+    if own_site.all(|own| own) && fields.get_all(header::ORIGIN).iter().all(own) {
+        Ok(())
+    } else {
+        Err(Problem::OriginNotAllowed)
     }
 }
 
-fn check_access(view: &AdminView, request: &Request) -> Result<(), Problem> {
-    if view.tokens.is_empty() || OPEN.contains(&request.uri().path()) {
-        return Ok(());
+/// Refuses a request without a token whose role covers it, where there are tokens.
+///
+/// Whatever is not `GET` or `HEAD` needs the role `operate`, so that a route that changes something
+/// cannot be forgotten; [`READING_POSTS`] are named one by one.
+fn check_access(view: &AdminView, request: &Request) -> Result<Caller, Problem> {
+    let path = request.uri().path();
+    if view.tokens.is_empty() || OPEN.contains(&path) {
+        return Ok(Caller(Box::default()));
     }
     let presented = bearer_token(request.headers()).ok_or(Problem::TokenMissing)?;
     let presented = Fingerprint::of(presented);
@@ -89,15 +142,28 @@ fn check_access(view: &AdminView, request: &Request) -> Result<(), Problem> {
         }
     }
     let access = matching.ok_or(Problem::TokenUnknown)?;
-    if access.role < role_needed(request.method()) {
+    if access.role < role_needed(request.method(), path) {
         tracing::warn!(token = &*access.name, "admin request refused: its token may only read");
         return Err(Problem::RoleInsufficient);
     }
-    Ok(())
+    Ok(Caller(access.name.clone()))
 }
 
-fn role_needed(method: &Method) -> Role {
-    if matches!(*method, Method::GET | Method::HEAD) { Role::Read } else { Role::Operate }
+fn role_needed(method: &Method, path: &str) -> Role {
+    let reads = looks(method) || (*method == Method::POST && READING_POSTS.contains(&path));
+    if reads { Role::Read } else { Role::Operate }
+}
+
+/// Refuses a body that does not call itself JSON: browsers send other kinds across origins without
+/// asking first.
+fn check_body(request: &Request) -> Result<(), Problem> {
+    if request.body().is_end_stream() {
+        return Ok(());
+    }
+    let kind =
+        only(request.headers(), &header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if kind.eq_ignore_ascii_case(b"application/json") { Ok(()) } else { Err(Problem::NotJson) }
 }
 
 /// `Authorization: Bearer TOKEN` (RFC 6750, section 2.1); the scheme in any case.

@@ -14,9 +14,18 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AdminState, problem::Problem};
+use super::{AdminState, openapi::HEALTH, problem::Problem};
 use crate::telemetry::metrics::TEXT_FORMAT;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
+    OpenApiRouter::default()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+}
 
 /// A future behind a pointer, as a trait object's method gives it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -32,7 +41,8 @@ pub trait Probe: Send + Sync + 'static {
 }
 
 /// One line of `/readyz`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ReadinessCheck)]
 pub struct Check {
     /// What was checked.
     pub name: &'static str,
@@ -55,7 +65,8 @@ impl Check {
 }
 
 /// How a check went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ReadinessStatus)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
     /// Nothing stands in the way.
@@ -68,13 +79,27 @@ pub enum CheckStatus {
 /// are usually given.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Readiness {
+    /// `ready` or `not_ready`.
     status: &'static str,
+    /// What the gateway cannot work without.
     checks: Vec<Check>,
 }
 
-/// `GET /readyz`: 200 when every check is ok, else 503, with the checks either way.
+/// Whether the gateway can do its work right now
+///
+/// 200 when every check is ok, else 503, with the checks either way.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    tag = HEALTH,
+    responses(
+        (status = 200, description = "It can", body = Readiness),
+        (status = 503, description = "It cannot", body = Readiness),
+    ),
+)]
 pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     let checks = match tokio::time::timeout(PROBE_LIMIT, state.probe.checks()).await {
         Ok(checks) => checks,
@@ -89,19 +114,38 @@ pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     (status, Json(Readiness { status: word, checks })).into_response()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Liveness {
+    /// `ok`.
     status: &'static str,
 }
 
-/// `GET /healthz`: the process answers.
+/// Whether the process answers
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "healthz",
+    tag = HEALTH,
+    responses((status = 200, description = "It does", body = Liveness)),
+)]
 pub(super) fn healthz() -> Ready<Json<Liveness>> {
     ready(Json(Liveness { status: "ok" }))
 }
 
-/// `GET /metrics`: Prometheus text.
+/// Everything that is counted, as Prometheus text
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = HEALTH,
+    responses(
+        (status = 200, description = "Every metric", body = String,
+            content_type = "text/plain; version=0.0.4; charset=utf-8"),
+        (status = 500, description = "The metrics could not be rendered"),
+    ),
+)]
 pub(super) fn metrics(State(state): State<Arc<AdminState>>) -> Ready<Response> {
-    ready(match state.metrics.render() {
+    ready(match state.gateway.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be rendered");

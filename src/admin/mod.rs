@@ -1,93 +1,62 @@
-//! The admin listener: health, metrics and what customers need to know of the gateway.
+//! The admin listener: health, metrics, what the gateway is, what it decided and why.
 //!
-//! Each group of routes has a file of its own: [`health`] for machines that watch the gateway,
-//! [`mod@reference`] for what it is and what its words mean. In front of all of them stand the checks
-//! of [`guard`]: the `Host` field, the token, its role. Errors are problem documents ([`problem`])
-//! and never repeat anything of the request.
+//! Each group of routes has a file of its own, and all of them one form:
+//!
+//! - `pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>>` lists its handlers with `routes!`;
+//!   [`api`] merges it. There is no other way to add a route, so none is missing in the document.
+//! - Each handler has `#[utoipa::path]` with path, `operation_id`, the group's tag of [`openapi`],
+//!   `params`, `request_body`, and a line for each status that the handler itself answers: what
+//!   [`guard`] answers, and the form of problems, [`openapi::complete`] adds. The first line of its
+//!   comment is the summary. Nothing is `required` of what may be `null` unless it says so.
+//! - It reads its query with [`input::QueryTable`], its body with [`input::BodyTable`]: every
+//!   problem is then named with its key. Lists are [`page::Page`]s. Errors are [`problem::Problem`].
+//! - [`guard`] asks `Host`, origin, token, role, rate and kind of body before any handler is called.
+//!   What is not `GET` needs the role `operate`, unless [`guard::READING_POSTS`] has it.
+//! - `UPDATE=1 cargo test --test docs` writes `docs/generated/openapi.json`.
 
+mod checks;
+mod credentials;
+mod decisions;
+mod deliveries;
+mod explain;
 mod guard;
 mod health;
+mod input;
+mod openapi;
 mod page;
+mod precondition;
 mod problem;
+mod rate;
 mod reference;
+mod refused;
 mod serve;
+mod shown;
+mod targets;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 use std::{fmt, future::ready, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     http::{HeaderValue, header},
     middleware::{from_fn_with_state, map_response},
     response::Response,
-    routing::get,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use health::{BoxFuture, Check, CheckStatus, Probe};
 pub use serve::{Limits, serve};
 
-use crate::{
-    origin::Host,
-    secret::{Fingerprint, Secret},
-    telemetry::metrics::Metrics,
-};
+use crate::{gateway::Gateway, inventory::Inventory, origin::Host, store::Store};
 use problem::Problem;
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look: `GET` and `HEAD`.
-    Read,
-    /// Look and change.
-    Operate,
-}
-
-impl Role {
-    /// Both, the lesser first.
-    pub const ALL: [Self; 2] = [Self::Read, Self::Operate];
-
-    /// The word of configuration: `read`, `operate`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Operate => "operate",
-        }
-    }
-}
-
-/// A token as the configuration has it: `admin.tokens`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Whose it is, for the log.
-    pub name: Box<str>,
-    /// What it may do.
-    pub role: Role,
-    /// What is sent as `Authorization: Bearer …`.
-    pub secret: Secret,
-}
-
-/// A token as the listener compares it: without the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Whose it is, for the log.
-    pub name: Box<str>,
-    /// What it may do.
-    pub role: Role,
-    /// Of the token's secret.
-    pub fingerprint: Fingerprint,
-}
-
-impl From<&Token> for Access {
-    fn from(token: &Token) -> Self {
-        Self { name: token.name.clone(), role: token.role, fingerprint: token.secret.fingerprint() }
-    }
-}
+use rate::Rate;
+use token::Access;
 
 /// What the listener knows of the configuration: swapped whole on a reload.
 #[derive(Clone, Debug, Default)]
@@ -106,18 +75,39 @@ pub struct AdminView {
 
 /// What the routes of the admin listener work with.
 pub struct AdminState {
-    /// Rendered by `/metrics`.
-    pub metrics: Arc<Metrics>,
+    /// What traffic goes through: its configuration, its metrics.
+    pub gateway: Arc<Gateway>,
+    /// The targets that this API keeps.
+    pub inventory: Arc<Inventory>,
+    /// Checks and deliveries of the past.
+    pub store: Store,
     /// Asked by `/readyz`.
     pub probe: Arc<dyn Probe>,
     /// Stored anew by a reload; a request that is under way may see the one before.
     pub view: ArcSwap<AdminView>,
+    /// A place for each explanation or judgement under way.
+    explaining: Semaphore,
+    rate: Rate,
 }
 
 impl AdminState {
     /// State for a listener that is about to open.
-    pub fn new(metrics: Arc<Metrics>, probe: Arc<dyn Probe>, view: AdminView) -> Self {
-        Self { metrics, probe, view: ArcSwap::from_pointee(view) }
+    pub fn new(
+        gateway: Arc<Gateway>,
+        inventory: Arc<Inventory>,
+        store: Store,
+        probe: Arc<dyn Probe>,
+        view: AdminView,
+    ) -> Self {
+        Self {
+            gateway,
+            inventory,
+            store,
+            probe,
+            view: ArcSwap::from_pointee(view),
+            explaining: Semaphore::new(explain::AT_ONCE_MAX),
+            rate: Rate::default(),
+        }
     }
 }
 
@@ -127,24 +117,32 @@ impl fmt::Debug for AdminState {
     }
 }
 
-/// Largest request body, in bytes: a target with a few certificates and allowlists, many times over.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Every route of the admin listener (contract, section 11), and what each says of itself.
+fn api() -> OpenApiRouter<Arc<AdminState>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .merge(health::routes())
+        .merge(reference::routes())
+        .merge(targets::routes())
+        .merge(credentials::routes())
+        .merge(checks::routes())
+        .merge(deliveries::routes())
+        .merge(decisions::routes())
+        .merge(explain::routes())
+        .merge(openapi::routes())
+}
 
-/// Every route of the admin listener (contract, section 11), behind its checks.
+/// The `OpenAPI` 3.1 document of the admin API.
+pub fn document() -> OpenApi {
+    openapi::complete(api().into_openapi())
+}
+
+/// Every route, behind its checks.
 pub fn router(state: Arc<AdminState>) -> Router {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .route("/v1/egress", get(reference::egress))
-        .route("/v1/providers", get(reference::providers))
-        .route("/v1/reasons", get(reference::reasons))
+    Router::from(api())
         .fallback(|| ready(Problem::NotFound))
         .method_not_allowed_fallback(|| ready(Problem::MethodNotAllowed))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         // the last one added is the first one asked
-        .layer(from_fn_with_state(Arc::clone(&state), guard::access))
-        .layer(from_fn_with_state(Arc::clone(&state), guard::host))
+        .layer(from_fn_with_state(Arc::clone(&state), guard::guard))
         .layer(map_response(|response| ready(with_security_fields(response))))
         .with_state(state)
 }

@@ -1,34 +1,53 @@
 //! Lists in pages: `limit` and `cursor`, `{"items": […], "next_cursor": null}`.
 
-use axum::extract::{Query, rejection::QueryRejection};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::problem::Problem;
+use super::{input::invalid, problem::Problem};
+use crate::fields::Fields;
 
 /// Items on a page where the request does not say.
 const LIMIT_DEFAULT: usize = 100;
 
 /// Items on a page at most.
-pub(super) const LIMIT_MAX: usize = 500;
+const LIMIT_MAX: usize = 500;
 
-/// The query of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Which page of a list.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
-    /// Items on the page, 1 to 500. Default 100.
-    limit: Option<usize>,
+    /// Items on the page.
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 500, default = 100)]
+    pub(super) limit: usize,
     /// The `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
-/// The query as axum hands it to a route.
-pub(super) type PageRequest = Result<Query<PageQuery>, QueryRejection>;
+impl PageQuery {
+    /// Reads `limit` and `cursor`.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Self {
+        let limit = fields.parse("limit", |text| {
+            let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+            limit.ok_or_else(|| format!("expected a whole number from 1 to {LIMIT_MAX}"))
+        });
+        let cursor = fields.parse("cursor", |text| Ok::<_, String>(text.to_owned()));
+        Self { limit: limit.unwrap_or(LIMIT_DEFAULT), cursor }
+    }
+}
+
+/// The cursor is none that this list gave.
+pub(super) fn cursor_unknown() -> Problem {
+    invalid("cursor", "not a next_cursor of this list, or what it stood for is gone")
+}
 
 /// One page of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Page<T> {
-    items: Vec<T>,
-    next_cursor: Option<String>,
+    /// In the order of the list.
+    pub(super) items: Vec<T>,
+    /// What to send as `cursor` for the next page; `null` on the last one.
+    #[schema(required)]
+    pub(super) next_cursor: Option<String>,
 }
 
 impl<T> Page<T> {
@@ -37,19 +56,13 @@ impl<T> Page<T> {
     pub(super) fn of(
         all: Vec<T>,
         key: impl Fn(&T) -> &str,
-        request: PageRequest,
+        query: PageQuery,
     ) -> Result<Self, Problem> {
-        let invalid = Problem::PageInvalid;
-        let Query(query) = request.map_err(|_| invalid)?;
-        let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
-        if limit == 0 || limit > LIMIT_MAX {
-            return Err(invalid);
-        }
         let mut rest = all.into_iter();
         if let Some(cursor) = query.cursor {
-            rest.find(|item| key(item) == cursor).ok_or(invalid)?;
+            rest.find(|item| key(item) == cursor).ok_or_else(cursor_unknown)?;
         }
-        let items: Vec<_> = rest.by_ref().take(limit).collect();
+        let items: Vec<_> = rest.by_ref().take(query.limit).collect();
         let more = rest.next().is_some();
         let next_cursor = items.last().filter(|_| more).map(|item| key(item).to_owned());
         Ok(Self { items, next_cursor })
@@ -60,10 +73,9 @@ impl<T> Page<T> {
 mod tests {
     use super::*;
 
-    fn page(limit: Option<usize>, cursor: Option<&str>) -> Result<Page<String>, Problem> {
+    fn page(limit: usize, cursor: Option<&str>) -> Result<Page<String>, Problem> {
         let all = (0..250).map(|number| format!("item-{number}")).collect();
-        let query = PageQuery { limit, cursor: cursor.map(str::to_owned) };
-        Page::of(all, |item| item, Ok(Query(query)))
+        Page::of(all, |item| item, PageQuery { limit, cursor: cursor.map(str::to_owned) })
     }
 
     #[test]
@@ -72,7 +84,7 @@ mod tests {
         let mut cursor: Option<String> = None;
         let mut sizes = Vec::new();
         loop {
-            let page = page(None, cursor.as_deref()).unwrap();
+            let page = page(LIMIT_DEFAULT, cursor.as_deref()).unwrap();
             sizes.push(page.items.len());
             seen.extend(page.items);
             cursor = page.next_cursor;
@@ -86,18 +98,15 @@ mod tests {
 
     #[test]
     fn the_last_page_has_no_cursor_even_when_it_is_full() {
-        let last = page(Some(250), None).unwrap();
+        let last = page(250, None).unwrap();
         assert_eq!((last.items.len(), last.next_cursor), (250, None));
-        let first = page(Some(249), None).unwrap();
+        let first = page(249, None).unwrap();
         assert_eq!(first.next_cursor.as_deref(), Some("item-248"));
     }
 
     #[test]
-    fn a_limit_beyond_the_largest_or_a_cursor_of_no_item_is_refused() {
-        assert!(page(Some(500), None).is_ok());
-        assert!(page(Some(501), None).is_err());
-        assert!(page(Some(0), None).is_err());
-        assert!(page(None, Some("item-250")).is_err());
-        assert!(page(None, Some("")).is_err());
+    fn a_cursor_of_no_item_is_refused() {
+        assert!(page(1, Some("item-250")).is_err());
+        assert!(page(1, Some("")).is_err());
     }
 }

@@ -10,10 +10,14 @@ use std::{
 use axum::{Json, extract::State};
 use ipnet::IpNet;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState, AdminView,
-    page::{Page, PageRequest},
+    input::QueryTable,
+    openapi::REFERENCE,
+    page::{Page, PageQuery},
     problem::Problem,
 };
 use crate::{
@@ -21,16 +25,38 @@ use crate::{
     target::provider::{Catalogue, Provider},
 };
 
-#[derive(Serialize)]
-pub(super) struct ListedAddresses {
+pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
+    OpenApiRouter::default()
+        .routes(routes!(egress))
+        .routes(routes!(providers))
+        .routes(routes!(reasons))
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = EgressAddresses)]
+struct ListedAddresses {
+    /// Where outbound connections come from; `null` where the system chooses.
+    #[schema(required, value_type = Option<String>, example = "203.0.113.10")]
     egress_ip: Option<IpAddr>,
+    /// All of them, where there are several.
+    #[schema(value_type = Vec<String>, example = json!(["203.0.113.10"]))]
     egress_ips: Vec<IpAddr>,
+    /// What customers are told to allowlist.
+    #[schema(value_type = Vec<String>, example = json!(["203.0.113.8/29"]))]
     ranges: Vec<IpNet>,
+    /// The gateway's.
     version: &'static str,
 }
 
-/// `GET /v1/egress`: what customers allowlist.
-pub(super) fn egress(State(state): State<Arc<AdminState>>) -> Ready<Json<ListedAddresses>> {
+/// What customers allowlist
+#[utoipa::path(
+    get,
+    path = "/v1/egress",
+    operation_id = "egress",
+    tag = REFERENCE,
+    responses((status = 200, description = "The addresses", body = ListedAddresses)),
+)]
+fn egress(State(state): State<Arc<AdminState>>) -> Ready<Json<ListedAddresses>> {
     let view = state.view.load();
     let egress_ips = view.egress_ip.clone();
     let ranges = match &*view.ranges {
@@ -46,23 +72,38 @@ pub(super) fn egress(State(state): State<Arc<AdminState>>) -> Ready<Json<ListedA
 }
 
 /// A provider, and the family names that stand for it.
-#[derive(Serialize)]
-pub(super) struct ListedProvider {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ListedProvider)]
+struct ListedProvider {
     #[serde(flatten)]
+    #[schema(value_type = Provider)]
     provider: Arc<Provider>,
+    /// Accepted in a target's `provider_key`, depending on its deployment mode.
+    #[schema(value_type = Vec<String>)]
     aliases: BTreeSet<&'static str>,
 }
 
-/// `GET /v1/providers`: the catalogue.
-pub(super) fn providers(
-    request: PageRequest,
-) -> Ready<Result<Json<Page<ListedProvider>>, Problem>> {
+/// The catalogue of providers
+#[utoipa::path(
+    get,
+    path = "/v1/providers",
+    operation_id = "listProviders",
+    tag = REFERENCE,
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = Page<ListedProvider>),
+        (status = 400, description = "The query is wrong"),
+    ),
+)]
+fn providers(query: QueryTable) -> Ready<Result<Json<Page<ListedProvider>>, Problem>> {
     let catalogue = Catalogue::embedded();
     let all = catalogue.providers().iter().map(|provider| ListedProvider {
         provider: Arc::clone(provider),
         aliases: aliases(catalogue, provider),
     });
-    ready(Page::of(all.collect(), |listed| &listed.provider.key, request).map(Json))
+    let query = query.read(PageQuery::read);
+    let page = |query| Page::of(all.collect(), |listed| &listed.provider.key, query);
+    ready(query.and_then(page).map(Json))
 }
 
 fn aliases(catalogue: &'static Catalogue, provider: &Provider) -> BTreeSet<&'static str> {
@@ -77,36 +118,64 @@ fn aliases(catalogue: &'static Catalogue, provider: &Provider) -> BTreeSet<&'sta
 }
 
 /// A code, and the causes that can lead to it.
-#[derive(Serialize)]
-pub(super) struct ListedCode {
+#[derive(Serialize, ToSchema)]
+struct ListedCode {
+    /// The public word.
     code: &'static str,
+    /// The word as a title.
     title: &'static str,
+    /// What it means.
     meaning: &'static str,
+    /// Who has to act: `customer`, `product`, `operator` or `provider`.
     owner: &'static str,
+    /// What to do.
     next_step: String,
+    /// The statuses of answers with it.
+    #[schema(value_type = Vec<u16>)]
     statuses: BTreeSet<u16>,
+    /// Why, finely.
     causes: Vec<ListedCause>,
 }
 
-#[derive(Serialize)]
+/// A cause, as it shows with its code.
+#[derive(Serialize, ToSchema)]
 struct ListedCause {
+    /// The fine word.
     cause: &'static str,
+    /// What it means.
     meaning: &'static str,
+    /// Who has to act.
     owner: &'static str,
+    /// What to do.
     next_step: String,
+    /// Whether another try may succeed.
     retryable: bool,
+    /// The status of the answer.
     status: u16,
+    /// The error of `Proxy-Status` (RFC 9209).
     proxy_status_error: &'static str,
 }
 
-/// `GET /v1/reasons`: every code with meaning, owner and next step.
-pub(super) fn reasons(
+/// Every code with its meaning, owner and next step
+#[utoipa::path(
+    get,
+    path = "/v1/reasons",
+    operation_id = "listReasons",
+    tag = REFERENCE,
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = Page<ListedCode>),
+        (status = 400, description = "The query is wrong"),
+    ),
+)]
+fn reasons(
     State(state): State<Arc<AdminState>>,
-    request: PageRequest,
+    query: QueryTable,
 ) -> Ready<Result<Json<Page<ListedCode>>, Problem>> {
     let egress = egress_words(&state.view.load());
     let all = Code::ALL.iter().map(|code| listed_code(*code, &egress)).collect();
-    ready(Page::of(all, |listed| listed.code, request).map(Json))
+    let query = query.read(PageQuery::read);
+    ready(query.and_then(|query| Page::of(all, |listed| listed.code, query)).map(Json))
 }
 
 /// The addresses to allowlist as they stand in a sentence.

@@ -2,7 +2,7 @@
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -27,6 +27,11 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Open connections; more wait in the kernel's queue. Default 512.
     pub max_connections: usize,
+    /// Time for the body of a request. Default 10 s.
+    pub body_timeout: Duration,
+    /// How long a stream of events may be silent. Default 15 s: less than what sits between usually
+    /// waits.
+    pub keep_alive: Duration,
     /// How long a peer may leave sent bytes unread before its connection is closed. Default 30 s.
     pub write_timeout: Duration,
     /// Time for requests that are under way when the listener is told to stop. Default 5 s.
@@ -38,10 +43,20 @@ impl Default for Limits {
         Self {
             header_timeout: Duration::from_secs(10),
             max_connections: 512,
+            body_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(15),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// The listener that a request came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Here {
+    pub(super) limits: Limits,
+    /// Told when it stops: a stream of events ends by nothing else.
+    pub(super) stopping: CancellationToken,
 }
 
 /// Longest request head, in bytes. hyper answers a longer one with 431.
@@ -63,8 +78,9 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router(Arc::clone(&state)));
-    let gauge = state.metrics.connections.with_label_values(&["admin"]);
+    let here = Extension(Here { limits, stopping: shutdown.clone() });
+    let service = TowerToHyperService::new(router(Arc::clone(&state)).layer(here));
+    let gauge = state.gateway.metrics.connections.with_label_values(&["admin"]);
     let mut connections = JoinSet::new();
     loop {
         let accepted = select! {

@@ -104,9 +104,9 @@ words! {
         Tunnel = "tunnel",
         /// The far side shows that it refuses the egress address.
         Missing = "missing",
-        /// Not reached.
+        /// Not reached, for whatever other reason.
         Unreachable = "unreachable",
-        /// Not tried.
+        /// No check was made.
         Unknown = "unknown",
     }
 }
@@ -141,6 +141,19 @@ words! {
         /// One request without credentials.
         Http = "http",
     }
+}
+
+impl StepName {
+    /// All of them, in the order in which they are walked.
+    pub const ALL: [Self; 7] = [
+        Self::BaseUrl,
+        Self::Dns,
+        Self::AddressPolicy,
+        Self::Tunnel,
+        Self::Tcp,
+        Self::Tls,
+        Self::Http,
+    ];
 }
 
 words! {
@@ -279,6 +292,21 @@ impl Check {
             duration_ms: 0,
             steps: Vec::new(),
         }
+    }
+
+    /// Notes what blocks the target, as a refusal says it.
+    pub fn refused(&mut self, state: State, refusal: &Refusal, target: &Target) {
+        let unset = || "the gateway's address".to_owned();
+        let egress = self.egress_ip.map_or_else(unset, |ip| ip.to_string());
+        let authority = &target.base.origin.authority;
+        let next_step =
+            refusal.next_step_at(&egress, &authority.host.to_string(), &authority.to_string());
+        self.state = state;
+        self.code = Some(refusal.code().as_str().to_owned());
+        self.cause = Some(refusal.cause.as_str().to_owned());
+        self.detail = Some(refusal.detail.clone());
+        self.owner = Some(refusal.owner().as_str().to_owned());
+        self.next_step = Some(next_step);
     }
 
     /// What traffic is told while this check blocks it, or `None` where it does not; `target` is

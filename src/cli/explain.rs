@@ -2,16 +2,15 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use http::{HeaderMap, Method};
+use http::Method;
 
 use super::{Files, USAGE, fail, small_runtime};
 use crate::{
     config,
-    destination::{Asked, Destination, TARGET_FIELD},
     explain::{Explanation, Question, What, explain},
-    origin::BaseUrl,
     sightings::Sightings,
     store::Store,
+    target::TargetId,
     telemetry::metrics::Metrics,
     view::{Shared, View},
 };
@@ -61,7 +60,8 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(invalid) => return fail(format!("the configuration is not valid\n{invalid}"), USAGE),
     };
-    let question = Question { client: arguments.client, what, offline: arguments.offline };
+    let question =
+        Question { client: arguments.client, what: Ok(what), offline: arguments.offline };
     let explanation = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let view = view(loaded.config, question.offline).await?;
@@ -83,27 +83,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 fn what(arguments: &Arguments) -> Result<What, String> {
     let method: Method = arguments.method.parse().map_err(|_| "--method is not a method")?;
-    let mut headers = HeaderMap::new();
-    if let Some(id) = &arguments.target {
-        let value = id.parse().map_err(|_| "--target is not a target id")?;
-        headers.insert(TARGET_FIELD, value);
-    }
-    if method != Method::CONNECT {
-        return Asked::parse(&arguments.what, &headers)
-            .map(What::Relay)
-            .map_err(|refusal| refusal.detail);
-    }
-    let authority = if arguments.what.contains("://") {
-        let url = BaseUrl::parse(&arguments.what, true).map_err(|fault| fault.to_string())?;
-        url.origin.authority.to_string()
-    } else {
-        arguments.what.clone()
+    let target = match arguments.target.as_deref().map(TargetId::parse) {
+        Some(None) => return Err("--target is not a target id".to_owned()),
+        Some(id) => id,
+        None => None,
     };
-    Destination::connect(&authority, &headers).map(What::Connect).map_err(|refusal| refusal.detail)
+    What::parse(&method, &arguments.what, target.as_ref()).map_err(|refusal| refusal.detail)
 }
 
-/// A view on the configuration, with what the gateway's store remembers where there is one.
-async fn view(config: config::Config, offline: bool) -> anyhow::Result<View> {
+/// A view on the configuration, with what the gateway's store remembers where there is one; what is
+/// seen with it is not written down.
+pub(super) async fn view(config: config::Config, offline: bool) -> anyhow::Result<View> {
     let url = config.store.url.expose();
     // Explaining makes no state: where the gateway never ran, nothing is remembered.
     let store = Store::open(if Store::exists(url) { url } else { "sqlite::memory:" }).await?;

@@ -5,12 +5,16 @@
     reason = "this is where output has its place"
 )]
 
+mod check;
+mod check_table;
 mod config;
 mod demo;
 mod explain;
 mod health;
+mod openapi;
 mod serve;
 mod sign;
+mod store;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +35,7 @@ Examples:
   egress-gateway serve --config /etc/egress-gateway/gateway.toml
   egress-gateway config check --config gateway.toml
   egress-gateway explain --config gateway.toml api.github.com:443
+  egress-gateway check --config gateway.toml acme-jira
   HTTPS_PROXY=http://127.0.0.1:3128 curl -v https://api.github.com/
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration.";
@@ -46,15 +51,25 @@ enum Command {
     Demo,
     /// Tell the decision for one request, rule by rule; nothing is sent but DNS
     Explain(explain::Arguments),
+    /// Check whether a target can be reached, and which control is in the way if not
+    ///
+    /// Goes the very way that traffic takes, from the egress address: DNS, address policy, TCP, TLS
+    /// and one request without credentials; nothing is sent to a webhook receiver.
+    Check(check::Arguments),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Work with the database
+    #[command(subcommand)]
+    Store(store::Command),
     /// Print the header fields of a signed webhook delivery
     Sign(sign::Arguments),
     /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
     Verify(verify::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
+    #[command(about = "Print the admin API's OpenAPI document")]
+    Openapi,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -95,10 +110,13 @@ pub fn run() -> ExitCode {
         Command::Serve(files) => serve::run(&files),
         Command::Demo => demo::run(),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
+        Command::Store(command) => store::run(&command),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Openapi => openapi::run(),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();

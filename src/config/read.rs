@@ -15,7 +15,7 @@ use super::{
     store_url::StoreUrl,
 };
 use crate::{
-    admin::{Role, Token},
+    admin::token::{Role, Token},
     fields::{Fields, expected, parse_net},
     origin::Host,
     resolve::{SERVERS_MAX, Server},
@@ -214,15 +214,34 @@ pub(super) fn store(
     state_dir: &std::path::Path,
 ) -> Store {
     let url = fields.parse("url", StoreUrl::parse);
-    let key = fields.read("key", |value| {
-        let secret = references.secret(Base::Tagged, value)?;
-        let text = secret.expose().trim_ascii();
-        let key = key_hex(text).or_else(|| key_base64(text));
-        let key = key.ok_or("a store key is 32 bytes, in hex or base64")?;
-        Ok(Secret::new(key.to_vec()))
-    });
+    let has_key = fields.has("key");
+    let key = fields.read("key", |value| store_key(references, value));
+    let mut previous_keys = Vec::new();
+    match fields.value("previous_keys") {
+        None => {}
+        Some(Value::Array(_, values)) => {
+            for (index, value) in values.iter().enumerate() {
+                match store_key(references, value) {
+                    Ok(key) => previous_keys.push(key),
+                    Err(message) => fields.problem(&format!("previous_keys[{index}]"), message),
+                }
+            }
+        }
+        Some(other) => fields.problem("previous_keys", expected("a list of secrets", &other)),
+    }
+    if !has_key && !previous_keys.is_empty() {
+        fields.problem("previous_keys", "former keys need one that takes their place: store.key");
+    }
     fields.finish();
-    Store { url: url.unwrap_or_else(|| StoreUrl::in_state(state_dir)), key }
+    Store { url: url.unwrap_or_else(|| StoreUrl::in_state(state_dir)), key, previous_keys }
+}
+
+fn store_key(references: &References<'_>, value: &Value) -> Result<Secret, String> {
+    let secret = references.secret(Base::Tagged, value)?;
+    let text = secret.expose().trim_ascii();
+    let key = key_hex(text).or_else(|| key_base64(text));
+    let key = key.ok_or("a store key is 32 bytes, in hex or base64")?;
+    Ok(Secret::new(key.to_vec()))
 }
 
 pub(super) fn telemetry(mut fields: Fields<'_>) -> Telemetry {

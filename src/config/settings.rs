@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Tunnel, store_url::StoreUrl};
 use crate::{
-    admin::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
+    admin::token::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
     server::tls::ServerTls, target::Target, telemetry::LogFormat,
 };
 
@@ -164,6 +164,9 @@ pub struct Store {
     pub url: StoreUrl,
     /// 32 bytes that seal credentials at rest. Default `None`: credentials are not stored.
     pub key: Option<Secret>,
+    /// Former keys, 32 bytes each: they still open what was sealed with them, until
+    /// `store rotate-key` has sealed it anew. Default: none.
+    pub previous_keys: Vec<Secret>,
 }
 
 /// What the gateway tells about itself.

@@ -49,7 +49,8 @@ fn world() -> Imagined {
         ("key.hex", "0f".repeat(32)),
         ("key.base64", format!("{}=\n", "A".repeat(43))),
     ];
-    let variables = [("TOKEN", "0123456789abcdef"), ("EMPTY", "")];
+    let former = "0a".repeat(32);
+    let variables = [("TOKEN", "0123456789abcdef"), ("EMPTY", ""), ("FORMER_KEY", &former)];
     Imagined {
         files: files.map(|(name, text)| (name.into(), text.into_bytes())).into(),
         variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
@@ -219,11 +220,14 @@ fn every_key_has_its_effect() {
     assert_eq!(config.egress.ip.len(), 2);
     assert_eq!(config.egress.ranges.len(), 2);
     assert_eq!(config.admin.hosts[0].to_string(), "egress.internal");
-    assert_eq!(config.admin.tokens[1].role, crate::admin::Role::Operate);
+    assert_eq!(config.admin.tokens[1].role, crate::admin::token::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
     assert_eq!(config.resolvers["acme"].tunnels, ["acme"]);
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
+    let former: Vec<_> =
+        config.store.previous_keys.iter().map(crate::secret::Secret::expose).collect();
+    assert_eq!(former, [[0; 32], [0x0a; 32]]);
     assert_eq!(config.store.url.to_string(), "postgres://gateway:%5Bredacted%5D@db.example/egress");
     assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Pretty);
     assert_eq!(config.tls.extra_roots, [PathBuf::from("ca.pem")]);

@@ -17,7 +17,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::ahead::Ahead;
+use super::{ahead::Ahead, fields};
 
 /// What a body fails with. The text goes to the log at most.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -96,8 +96,12 @@ impl Body for ClientBody {
             stream.flow_control().release_capacity(data.len())?;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let trailers = ready!(stream.poll_trailers(cx))?;
-        Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(fields))))
+        let Some(trailers) = ready!(stream.poll_trailers(cx))? else { return Poll::Ready(None) };
+        if trailers.keys().any(fields::trailer_forbidden) {
+            let fault = "a trailer field that may only stand in the head of a request";
+            return Poll::Ready(Some(Err(fault.into())));
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

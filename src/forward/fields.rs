@@ -21,6 +21,53 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 const NOT_NAMED: [HeaderName; 5] =
     [HOST, CONTENT_LENGTH, TRAILER, http::header::AUTHORIZATION, http::header::COOKIE];
 
+/// Fields that must not come behind a body (RFC 9110 §6.5.1): those that frame, route, authenticate,
+/// modify the request, or say how the body is to be read, and those of one hop only.
+const FORBIDDEN_TRAILERS: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "content_length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "referer",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "transfer_encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
+];
+
+/// Beginnings of further ones: who forwarded the request, and what this gateway itself sets.
+const FORBIDDEN_TRAILER_PREFIXES: &[&str] = &["x-forwarded-", "x-webriskops-", "webhook-"];
+
 /// Makes the fields of a client's request those of the gateway's own towards the target.
 /// `Authorization` passes untouched, nothing is added.
 pub fn clean_request(headers: &mut HeaderMap) {
@@ -44,6 +91,13 @@ pub fn clean_interim(headers: &mut HeaderMap) {
     clean_response(headers);
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRAILER);
+}
+
+/// Whether a field must not come behind a request's body, over either version of HTTP.
+pub fn trailer_forbidden(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    FORBIDDEN_TRAILERS.contains(&name)
+        || FORBIDDEN_TRAILER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The protocol that a request, or the answer to it, upgrades to.

@@ -28,7 +28,7 @@ use super::{
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Notes, Pinned, Stream},
+    egress::{Egress, Notes, Pinned, Ready, Stream},
     origin::Origin,
     reason::{Cause, Refusal},
     target::Target,
@@ -126,14 +126,23 @@ impl Upstreams {
         }
         let opened = self.open(errand, notes).await?;
         let address = opened.address;
-        match attempt(errand, opened, request, progress).await {
-            Ok(answered) => Ok(answered),
-            Err(Failed::Refused(refusal)) => Err(refusal),
-            Err(Failed::Unsent(_)) => {
-                let detail = format!("{address} closed the connection before the request was sent");
-                Err(Refusal::new(Cause::ResponseIncomplete, detail))
-            }
-        }
+        attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
+    }
+
+    /// Sends one request over a connection that was opened for it, and waits for the head of the
+    /// answer.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn send_over(
+        &self,
+        (address, ready): (SocketAddr, Ready),
+        errand: &Errand<'_>,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Answered, Refusal> {
+        let opened = self.begin(address, ready).await?;
+        attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
 
     async fn open(&self, errand: &Errand<'_>, notes: &mut Notes) -> Result<Connection, Refusal> {
@@ -141,6 +150,11 @@ impl Upstreams {
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
         let ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
+        self.begin(address, ready).await
+    }
+
+    /// Begins to speak HTTP over a connection.
+    async fn begin(&self, address: SocketAddr, ready: Ready) -> Result<Connection, Refusal> {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
@@ -281,6 +295,19 @@ enum Failed {
     /// Nothing of it had left.
     Unsent(Request<RequestBody>),
     Refused(Refusal),
+}
+
+impl Failed {
+    /// On a connection that was new, so that there is no other to try.
+    fn refusal(self, address: SocketAddr) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unsent(_) => {
+                let detail = format!("{address} closed the connection before the request was sent");
+                Refusal::new(Cause::ResponseIncomplete, detail)
+            }
+        }
+    }
 }
 
 /// How long a connection out of the pool may take to say that it is ready; a new one has as long as

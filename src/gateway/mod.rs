@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    check::Board,
     client::Client,
     deliveries::Deliveries,
     destination::Destination,
@@ -30,7 +31,7 @@ use crate::{
     policy::{self, Mode},
     problem::Problem,
     reason::{Cause, Refusal},
-    record::Record,
+    record::{Books, Record},
     slots::{Slot, Slots},
     target::{Target, TargetId},
     telemetry::metrics::{Metrics, Open},
@@ -41,13 +42,17 @@ use crate::{
 #[derive(Debug)]
 pub struct Gateway {
     /// The configuration that the next request will see; swapped whole.
-    pub view: ArcSwap<View>,
+    pub view: Arc<ArcSwap<View>>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
+    /// Where the record of each request ends up.
+    pub books: Arc<Books>,
     /// When the process began to stop, once it has.
     drain_began: OnceLock<Instant>,
     /// Cancelled when tunnels may not go on any longer.
     pub cut: CancellationToken,
+    /// What is known of every target's connectivity.
+    pub checks: Arc<Board>,
     upstreams: Upstreams,
     deliveries: Arc<Deliveries>,
     by_client: Arc<Slots<String>>,
@@ -92,16 +97,19 @@ pub struct Opened {
 impl Gateway {
     /// A gateway with its first configuration.
     pub fn new(
-        view: View,
+        view: Arc<ArcSwap<View>>,
         metrics: Arc<Metrics>,
         deliveries: Arc<Deliveries>,
+        checks: Arc<Board>,
         tasks: &TaskTracker,
     ) -> Self {
         Self {
-            view: ArcSwap::from_pointee(view),
+            view,
+            books: Arc::new(Books { metrics: Arc::clone(&metrics), decisions: Arc::default() }),
             metrics,
             drain_began: OnceLock::new(),
             cut: CancellationToken::new(),
+            checks,
             upstreams: Upstreams::new(tasks.clone()),
             deliveries,
             by_client: Slots::new(),
@@ -119,7 +127,7 @@ impl Gateway {
         from: &ClientConn,
         request: ConnectRequest<'_>,
     ) -> Result<Opened, Problem> {
-        let mut record = Record::start(&self.metrics, request.read_at);
+        let mut record = Record::start(&self.books, request.read_at);
         record.mode = Mode::Connect.as_str();
         record.method = Some("CONNECT".to_owned());
         let view = self.view.load_full();
@@ -138,7 +146,7 @@ impl Gateway {
     /// wins.
     async fn open(
         &self,
-        view: &View,
+        view: &Arc<View>,
         from: &ClientConn,
         request: ConnectRequest<'_>,
         record: &mut Record,
@@ -158,6 +166,7 @@ impl Gateway {
             let permit = policy::permit(&client, destination, target, Mode::Connect)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
+            self.checks.gate(view, target).await?;
             let pinned = egress.pin(&permit, &mut record.notes).await?;
             let upstream = egress.connect(&pinned, &mut record.notes).await?;
             let host = permit.destination().authority.host.clone();
@@ -177,7 +186,7 @@ impl Gateway {
 
     /// Answers a request that is no CONNECT, or could not be read at all.
     pub fn refuse(&self, refusal: Refusal, method: Option<&str>, read_at: Instant) -> Problem {
-        let mut record = Record::start(&self.metrics, read_at);
+        let mut record = Record::start(&self.books, read_at);
         record.method = method.map(ToOwned::to_owned);
         refuse(&self.view.load(), refusal, record)
     }

@@ -88,7 +88,7 @@ impl Gateway {
         from: &ClientConn,
         request: RelayRequest<'_>,
     ) -> Response<ResponseBody> {
-        let mut record = Record::start(&self.metrics, request.read_at);
+        let mut record = Record::start(&self.books, request.read_at);
         record.mode = Mode::Relay.as_str();
         record.method = Some(request.method.as_str().to_owned());
         let view = self.view.load_full();
@@ -108,7 +108,7 @@ impl Gateway {
     /// wins.
     async fn carry(
         &self,
-        view: &View,
+        view: &Arc<View>,
         from: &ClientConn,
         request: RelayRequest<'_>,
         record: &mut Record,
@@ -148,6 +148,7 @@ impl Gateway {
             {
                 return Ok(Passed::Replay(replay));
             }
+            self.checks.gate(view, target).await?;
             let pinned = view.egress.pin(&permit, &mut record.notes).await?;
             if let Some(delivery) = &mut delivery {
                 delivery.sending();

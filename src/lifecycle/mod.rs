@@ -1,27 +1,30 @@
 //! From start to stop: bind, serve, reload, drain, hand over.
 
 mod listeners;
+mod memory;
 mod readiness;
 mod systemd;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{Access, AdminState, AdminView},
+    admin::{AdminState, AdminView, token::Access},
     config::{self, Config, Loaded, reload::Watcher},
-    deliveries::Deliveries,
     gateway::Gateway,
+    inventory::Inventory,
+    seal::{Keys, SealError},
     server::Server,
-    sightings::Sightings,
-    store::{Store, StoreError},
+    store::StoreError,
     telemetry::metrics::Metrics,
     view::{Shared, View, ViewError},
 };
 pub use listeners::ListenError;
 use listeners::{Inherited, Listeners};
+use memory::Memory;
 use readiness::Readiness;
 
 /// Why the gateway does not start.
@@ -33,6 +36,9 @@ pub enum StartError {
     /// The database.
     #[error("store.url: {0}")]
     Store(#[from] StoreError),
+    /// The key that credentials are sealed with.
+    #[error("store.key: {0}")]
+    Key(#[from] SealError),
     /// A listener.
     #[error("{0}")]
     Listen(#[from] ListenError),
@@ -55,25 +61,30 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 struct Running {
     files: Vec<PathBuf>,
     gateway: Arc<Gateway>,
+    inventory: Arc<Inventory>,
     server: Server,
     listeners: Listeners,
     admin: Arc<AdminState>,
     shared: Shared,
     fixed: Fixed,
-    store: Store,
-    background: TaskTracker,
+    memory: Memory,
 }
 
 /// Settings that take effect with a restart only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fixed {
+    state_dir: PathBuf,
     store_url: String,
     log: &'static str,
 }
 
 impl Fixed {
     fn of(config: &Config) -> Self {
-        Self { store_url: config.store.url.expose().to_owned(), log: config.telemetry.log.as_str() }
+        Self {
+            state_dir: config.state_dir.clone(),
+            store_url: config.store.url.expose().to_owned(),
+            log: config.telemetry.log.as_str(),
+        }
     }
 }
 
@@ -105,14 +116,9 @@ impl Running {
     async fn start(files: Vec<PathBuf>, config: Config) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let fixed = Fixed::of(&config);
-        let store = Store::open(&fixed.store_url).await?;
-        let (sightings, writer) = Sightings::new(store.sightings().await?, store.clone());
-        let background = TaskTracker::new();
-        background.spawn(writer.run());
-        let (deliveries, writer) = Deliveries::new(store.clone());
-        background.spawn(writer.run());
+        let memory = Memory::open(&fixed.store_url, &metrics).await?;
         let shared = Shared {
-            sightings: Arc::new(sightings),
+            sightings: Arc::clone(&memory.sightings),
             metrics: Arc::clone(&metrics),
             needs_egress: true,
         };
@@ -122,18 +128,27 @@ impl Running {
         PolicyNote::of(&config).note(&metrics);
         listeners.set_tls(config.proxy.tls.clone());
         let addresses = listeners.addresses(&bound, &[]);
-        let view = View::new(config, addresses, &shared, None)?;
-        view.egress.tunnels.enforce(None, &metrics);
+        let keys = keys(&config)?;
+        let view = Arc::new(ArcSwap::from_pointee(View::new(config, addresses, &shared, None)?));
+        let inventory = memory.inventory(&view, &fixed.state_dir, keys).await?;
+        view.load().egress.tunnels.enforce(None, &metrics);
         let tasks = TaskTracker::new();
-        let gateway =
-            Arc::new(Gateway::new(view, Arc::clone(&metrics), Arc::new(deliveries), &tasks));
-        let readiness = Readiness::new(Arc::clone(&gateway), store.clone());
-        let admin =
-            Arc::new(AdminState::new(Arc::clone(&metrics), Arc::new(readiness), admin_view));
+        let Memory { deliveries, checks, .. } = &memory;
+        let (deliveries, checks) = (Arc::clone(deliveries), Arc::clone(checks));
+        let gateway = Gateway::new(view, Arc::clone(&metrics), deliveries, checks, &tasks);
+        let gateway = Arc::new(gateway);
+        let readiness = Readiness::new(Arc::clone(&gateway), memory.store.clone());
+        let admin = Arc::new(AdminState::new(
+            Arc::clone(&gateway),
+            Arc::clone(&inventory),
+            memory.store.clone(),
+            Arc::new(readiness),
+            admin_view,
+        ));
         let server = Server::new(Arc::clone(&gateway), tasks);
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
-        Ok(Self { files, gateway, server, listeners, admin, shared, fixed, store, background })
+        Ok(Self { files, gateway, inventory, server, listeners, admin, shared, fixed, memory })
     }
 
     async fn until_told_to_stop(
@@ -158,9 +173,6 @@ impl Running {
     /// What an operator should know of the way this gateway runs.
     fn announce(&self) {
         let view = self.gateway.view.load();
-        tracing::warn!(
-            "connectivity checks are not part of this version: no target is gated on a current check"
-        );
         if !view.clients.required() {
             tracing::warn!(
                 "no clients are configured: every process on this machine may use the proxy"
@@ -192,7 +204,7 @@ impl Running {
         let watched = match loaded {
             Ok(Ok(loaded)) => {
                 let watched = loaded.files.clone();
-                match self.apply(loaded) {
+                match self.apply(loaded).await {
                     Ok(()) => {
                         metrics.config_reloads.with_label_values(&["success"]).inc();
                         metrics.config_last_reload_success.set(now_seconds());
@@ -220,7 +232,7 @@ impl Running {
     }
 
     /// Makes a valid configuration the one in force. Everything that can fail comes first.
-    fn apply(&mut self, loaded: Loaded) -> Result<(), StartError> {
+    async fn apply(&mut self, loaded: Loaded) -> Result<(), StartError> {
         let config = loaded.config;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -235,11 +247,17 @@ impl Running {
         let wanted = self.listeners.wanted(&config);
         let policy = PolicyNote::of(&config);
         let addresses = self.listeners.addresses(&bound, &wanted);
+        // From here to the swap nobody changes a target.
+        let still = self.inventory.still().await;
         let previous = self.gateway.view.load_full();
-        let view = View::new(config, addresses, &self.shared, Some(&previous))?;
+        let keys = keys(&config)?;
+        let mut view = View::new(config, addresses, &self.shared, Some(&previous))?;
         view.egress.tunnels.enforce(Some(&previous.egress.tunnels), &self.shared.metrics);
         policy.note(&self.shared.metrics);
-        self.gateway.view.store(Arc::new(view));
+        self.inventory.join(&still, &mut view, keys);
+        let view = Arc::new(view);
+        self.gateway.view.store(Arc::clone(&view));
+        self.gateway.checks.follow(&view.targets, true);
         self.listeners.set_tls(tls);
         self.admin.view.store(Arc::new(admin_view));
         self.listeners.start(bound, &self.server, &self.admin);
@@ -289,10 +307,12 @@ impl Running {
     }
 
     async fn finish(self) {
-        self.listeners.stop_admin().await;
-        // The last sender of sightings goes with these; the writer then empties its queue and ends.
-        let Self { gateway, server, admin, shared, background, store, .. } = self;
-        drop((gateway, server, admin, shared));
+        let Self { gateway, inventory, server, listeners, admin, shared, memory, .. } = self;
+        let Memory { store, sightings, deliveries, checks, background, stop } = memory;
+        stop.cancel();
+        listeners.stop_admin().await;
+        // The last ends of the writers' queues go with these; they then empty them and end.
+        drop((gateway, inventory, server, admin, shared, sightings, deliveries, checks));
         background.close();
         let _written = tokio::time::timeout(CUT_TIMEOUT, background.wait()).await;
         store.close().await;
@@ -305,6 +325,12 @@ fn refused(metrics: &Metrics, trigger: &'static str, problems: &[String]) {
     for problem in problems {
         tracing::error!(trigger, problem, "configuration refused; the old one stays in force");
     }
+}
+
+/// What opens and seals credentials of the API's targets.
+fn keys(config: &Config) -> Result<Option<Keys>, SealError> {
+    let store = &config.store;
+    store.key.as_ref().map(|key| Keys::new(key, &store.previous_keys)).transpose()
 }
 
 /// What metrics say of the policy, so that an alert can watch it.
@@ -325,6 +351,11 @@ impl PolicyNote {
     fn note(&self, metrics: &Metrics) {
         metrics.loopback_allowed.set(i64::from(self.allow_loopback));
         metrics.checks_required.set(i64::from(self.require_current_check));
+        if !self.require_current_check {
+            tracing::warn!(
+                "policy.require_current_check is off: targets carry traffic without a current check"
+            );
+        }
         if self.allow_loopback {
             tracing::warn!(
                 "policy.allow_loopback is on: loopback counts as private; for development only"

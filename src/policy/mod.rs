@@ -26,6 +26,9 @@ pub enum Mode {
     Relay,
     /// A relayed request that is signed on the way.
     Webhook,
+    /// A connectivity check: nobody's request, and no credential goes with it, so that rules about
+    /// credentials do not apply.
+    Check,
 }
 
 impl Mode {
@@ -35,6 +38,7 @@ impl Mode {
             Self::Connect => "connect",
             Self::Relay => "relay",
             Self::Webhook => "webhook",
+            Self::Check => "check",
         }
     }
 }

@@ -48,7 +48,7 @@ fn ownership_confirmed(case: &Case<'_>) -> Result<(), Refusal> {
 fn connect_allowed(case: &Case<'_>) -> Result<(), Refusal> {
     let allowed = match case.mode {
         Mode::Connect => case.target.connect_allowed(),
-        Mode::Relay | Mode::Webhook => true,
+        Mode::Relay | Mode::Webhook | Mode::Check => true,
     };
     pass_if(allowed, Cause::ConnectNotAllowed, || {
         let id = &case.target.id;
@@ -90,7 +90,7 @@ fn path_approved(case: &Case<'_>) -> Result<(), Refusal> {
 
 fn provider_auth_done(case: &Case<'_>) -> Result<(), Refusal> {
     let done = case.target.auth_status == AuthStatus::Connected;
-    pass_if(done, Cause::ProviderAuthRequired, || {
+    pass_if(done || case.mode == Mode::Check, Cause::ProviderAuthRequired, || {
         format!(
             "target {} waits for {}'s own authorisation step",
             case.target.id, case.target.provider.name
@@ -99,7 +99,7 @@ fn provider_auth_done(case: &Case<'_>) -> Result<(), Refusal> {
 }
 
 fn webhook_has_secret(case: &Case<'_>) -> Result<(), Refusal> {
-    let webhook = case.target.mode == DeploymentMode::WebhookOnly;
+    let webhook = case.target.mode == DeploymentMode::WebhookOnly && case.mode != Mode::Check;
     let signed = case.target.signing.secret.is_some();
     pass_if(!webhook || signed, Cause::SigningSecretMissing, || {
         format!("webhook target {} has no signing secret", case.target.id)

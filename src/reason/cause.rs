@@ -139,6 +139,9 @@ causes! {
     ProviderAuthRequired = "provider_auth_required", ProviderAuth, Product, "http_request_denied",
         "The provider's own authorisation step is not done.",
         "Finish the provider's authorisation for this target, then set auth_status to connected.";
+    UrlNotApproved = "url_not_approved", NotApproved, Product, "http_request_denied",
+        "The URL is not one that a target may have: two parsers could read it differently, it is not https, or not on a host of its provider.",
+        "Correct the target's base_url, as the detail says.";
     OutsideBasePath = "outside_base_path", NotApproved, Product, "http_request_denied",
         "The path is not within the target's base path, or not exactly the webhook's URL.",
         "Ask for a path below the target's base_url, or register the path as a target of its own.";
@@ -155,10 +158,10 @@ causes! {
     // rule 5: the name
     DnsNxdomain = "dns_nxdomain", NameUnresolved, Customer, "dns_error",
         "The name does not exist.",
-        "Publish the host name in DNS, or correct it in the target's base_url.";
+        "Publish the target's host in DNS, or correct it in base_url.";
     DnsServfail = "dns_servfail", NameUnresolved, Customer, "dns_error",
         "The name's servers fail to answer for it (SERVFAIL).",
-        "Mend the name's authoritative servers or its DNSSEC signatures.";
+        "Mend the authoritative servers of the target's host, or its DNSSEC signatures.";
     DnsRefused = "dns_refused", NameUnresolved, Operator, "dns_error",
         "The DNS server refuses to answer the gateway.",
         "Let the DNS server answer queries from {egress_ip}, or configure another in dns.servers.";
@@ -167,32 +170,32 @@ causes! {
         "See that the servers in dns.servers can be reached from {egress_ip}.";
     DnsNoAddress = "dns_no_address", NameUnresolved, Customer, "dns_error",
         "The name exists but has no A or AAAA record.",
-        "Publish an A or AAAA record for the host.";
+        "Publish an A or AAAA record for the target's host.";
     DnsAnswerTooLarge = "dns_answer_too_large", NameUnresolved, Customer, "dns_error",
         "The answer holds more addresses than the gateway is willing to judge.",
-        "Publish fewer addresses for the host.";
+        "Publish fewer addresses for the target's host.";
     DnsCnameLoop = "dns_cname_loop", NameUnresolved, Customer, "dns_error",
         "The name's CNAME records form a loop or too long a chain.",
-        "Mend the CNAME records of the host.";
+        "Mend the CNAME records of the target's host.";
     DnsUnreachable = "dns_unreachable", NameUnresolved, Operator, "dns_error",
         "No DNS server can be reached.",
         "See that the servers in dns.servers can be reached from {egress_ip}.";
     DnsMalformed = "dns_malformed", NameUnresolved, Customer, "dns_error",
         "The DNS answer is not valid.",
-        "Mend the name's authoritative servers.";
+        "Mend the authoritative servers of the target's host.";
     DnsInvalidName = "dns_invalid_name", NameUnresolved, Product, "dns_error",
         "The host is not a name that DNS can be asked for.",
         "Correct the host in the target's base_url.";
     // rule 6: the addresses
     AddressForbidden = "address_forbidden", ForbiddenAddress, Customer, "destination_ip_prohibited",
         "An address of the host must never be reached: loopback, link-local, metadata, reserved or the gateway's own.",
-        "Publish only addresses that can be reached from outside; forbidden ones cannot be allowlisted.";
+        "Publish only addresses for the target's host that can be reached from outside; forbidden ones cannot be allowlisted.";
     DnsRebinding = "dns_rebinding", ForbiddenAddress, Customer, "destination_ip_prohibited",
         "A name that leads to global addresses also, or suddenly, leads to private ones.",
-        "Publish either global or private addresses for the host, not both; for a private one approve it in the target.";
+        "Publish either global or private addresses for the target's host, not both; for a private one approve it in the target.";
     AddressPrivate = "address_private", PrivateAddress, Customer, "destination_ip_prohibited",
         "An address of the host is private, and the target's policy or allowlist does not approve it.",
-        "Approve the address in the target's private_network_allowlist, with policy `direct` or `tunnel`, or publish a public address.";
+        "Approve the address in the target's private_network_allowlist, with policy `direct` or `tunnel`, or publish a public address for the target's host.";
     AddressNotAllowlisted = "address_not_allowlisted", PrivateAddress, Customer, "destination_ip_prohibited",
         "The target is reached through a tunnel, and an address of the host is not in its allowlist.",
         "Add the address to the target's private_network_allowlist, or correct the name's records.";
@@ -232,63 +235,63 @@ causes! {
         "Allow inbound TCP from {egress_ip} to the target's host and port.";
     HostUnreachable = "host_unreachable", ConnectBlocked, Customer, "destination_ip_unroutable",
         "A router answered that the host cannot be reached.",
-        "See that the host is up and that its network routes traffic from {egress_ip}.";
+        "Route packets from {egress_ip} to the target's host and port, and see that the host is up.";
     NetworkUnreachable = "network_unreachable", ConnectBlocked, Operator, "destination_ip_unroutable",
         "There is no route to the host's network.",
-        "See that the gateway's machine has a route from {egress_ip} to the host's network.";
+        "See that the gateway's machine has a route from {egress_ip} to the target's host and port.";
     ConnectRefused = "connect_refused", ConnectRefused, Customer, "connection_refused",
         "The host refused the connection: nothing listens on that port.",
-        "Start the service, or correct the port in the target's base_url.";
+        "Start the service on the target's host and port, or correct the port in base_url.";
     PeerMismatch = "peer_mismatch", ForbiddenAddress, Operator, "destination_ip_prohibited",
         "The connected peer is not the pinned address: something redirects connections on the way.",
         "Remove the redirection (a NAT rule or transparent proxy) between the gateway and the target.";
     ResetBeforeServerHello = "reset_before_server_hello", ClosedEarly, Customer, "connection_terminated",
         "The far side accepted the connection and closed it at once.",
-        "Add {egress_ip} to the allowlist of the target's firewall, load balancer or application.";
+        "Add {egress_ip} to the allowlist of the firewall, load balancer or application in front of the target's host and port.";
     // TLS that the gateway originates
     TlsTimeout = "tls_timeout", ConnectBlocked, Customer, "connection_timeout",
         "The TLS handshake did not finish within limits.tls_timeout.",
-        "See that nothing between {egress_ip} and the target holds TLS back, such as a firewall that inspects it, and that the target answers.";
+        "See that nothing between {egress_ip} and the target's host and port holds TLS back, such as a firewall that inspects it, and that the service answers.";
     TlsExpired = "tls_expired", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate, or one of its chain, has expired.",
-        "Renew the certificate on the target and reload its server.";
+        "Renew the certificate on the target's host and port, and reload its server.";
     TlsNotYetValid = "tls_not_yet_valid", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate, or one of its chain, is not valid yet.",
-        "Install a certificate that is valid now; see that the clocks of issuer and gateway are right.";
+        "Install a certificate that is valid now on the target's host and port; see that the clocks of issuer and gateway are right.";
     TlsUnknownIssuer = "tls_unknown_issuer", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate chain does not end in a trusted root.",
-        "Use a certificate of a public authority, or set the target's tls.ca_file to the root of the issuer that the detail names.";
+        "Use a certificate of a public authority on the target's host and port, or set the target's tls.ca_file to the root of the issuer that the detail names.";
     TlsIncompleteChain = "tls_incomplete_chain", TlsInvalid, Customer, "tls_certificate_error",
         "The target sends its own certificate without that of the intermediate authority that issued it.",
-        "Configure the target's server to send the full chain: its certificate, then the intermediate that the detail names.";
+        "Configure the server on the target's host and port to send the full chain: its certificate, then the intermediate that the detail names.";
     TlsHostnameMismatch = "tls_hostname_mismatch", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate is not for this host; only subject alternative names count.",
-        "Install a certificate whose subject alternative names hold the host, or correct base_url or tls.server_name.";
+        "Install a certificate on the target's host and port whose subject alternative names hold the host, or correct base_url or tls.server_name.";
     TlsWrongUsage = "tls_wrong_usage", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate, or one of its chain, may not be used for TLS servers.",
-        "Install a certificate issued for server authentication; an authority's own or a client's certificate cannot be used.";
+        "Install a certificate issued for server authentication on the target's host and port; an authority's own or a client's certificate cannot be used.";
     TlsCertificateInvalid = "tls_certificate_invalid", TlsInvalid, Customer, "tls_certificate_error",
         "The target's certificate chain breaks a rule, such as a name constraint, or is damaged.",
-        "Have the certificate issued anew; the detail says which rule it breaks.";
+        "Have the certificate of the target's host issued anew; the detail says which rule it breaks.";
     TlsPinMismatch = "tls_pin_mismatch", TlsInvalid, Product, "tls_certificate_error",
         "The target's certificate is valid, but its public key is not among the target's pins.",
         "Ask the customer whether the key was changed on purpose; if so, add the new pin from the detail to tls.pins.";
     TlsVersion = "tls_version", TlsInvalid, Customer, "tls_protocol_error",
         "The target has no TLS version, cipher suite or key exchange in common with the gateway.",
-        "Enable TLS 1.2 or 1.3 with an ECDHE key exchange and AES-GCM or ChaCha20 on the target; older ones are never used.";
+        "Enable TLS 1.2 or 1.3 with an ECDHE key exchange and AES-GCM or ChaCha20 on the target's host and port; older ones are never used.";
     TlsClientCertificate = "tls_client_certificate", TlsInvalid, Product, "tls_alert_received",
         "The target wants a client certificate, and got none or one that it does not accept.",
         "Set the target's tls.client_cert_file and client_key_file to a certificate that the customer's server accepts.";
     TlsHandshake = "tls_handshake", TlsInvalid, Customer, "tls_protocol_error",
         "The TLS handshake failed: no TLS on that port, an alert, or a connection lost midway.",
-        "See that the target serves HTTPS on this port, and look for connections from {egress_ip} in its TLS log.";
+        "See that HTTPS is served on the target's host and port, and look for connections from {egress_ip} in its TLS log.";
     TlsSettings = "tls_settings", TlsInvalid, Operator, "proxy_configuration_error",
         "The target's TLS files cannot be used.",
         "Mend the files that the target's tls section names; config check says what is wrong.";
     // the relay
     ResponseTimeout = "response_timeout", NoAnswer, Customer, "http_response_timeout",
         "The target gave no answer within limits.response_timeout.",
-        "See why the target is slow; the request may have been carried out.";
+        "See why the service on the target's host and port is slow; the request may have been carried out.";
     ResponseInvalid = "response_invalid", AnswerInvalid, Customer, "http_protocol_error",
         "The target's answer is not valid HTTP.",
         "Look at what listens on the target's host and port.";
@@ -331,7 +334,7 @@ causes! {
     // rule 4: connectivity checks
     AllowlistRefused = "allowlist_refused", AllowlistRefused, Customer, "destination_unavailable",
         "The target answers that it does not serve the gateway's address.",
-        "Add {egress_ip} to the IP allowlist of the target, its firewall or its load balancer.";
+        "Add {egress_ip} to the IP allowlist of the service, firewall or load balancer on the target's host and port.";
     CheckUnfinished = "check_unfinished", CheckUnfinished, Operator, "proxy_internal_response",
         "The target needs a current connectivity check, and none could be finished in time.",
         "Try again after Retry-After; if it lasts, see the target's connectivity on the admin listener.";

@@ -63,7 +63,7 @@ codes! {
     SelfHostedAllowlistMissing = "SELF_HOSTED_ALLOWLIST_MISSING", Customer,
         "The egress address is not on the allowlist",
         "The far side shows that it does not accept connections from the egress address.",
-        "Add {egress_ip} to the allowlist of the target's firewall, load balancer or application.";
+        "Add {egress_ip} to the allowlist of the firewall, load balancer or application in front of the target's host and port.";
     SelfHostedConnectivityBlocked = "SELF_HOSTED_CONNECTIVITY_BLOCKED", Customer,
         "The endpoint cannot be reached",
         "The endpoint refused the connection, answered badly or not in time, or no check could be finished.",

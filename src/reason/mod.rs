@@ -75,6 +75,11 @@ pub struct About {
     pub allowlist_lacks_egress: bool,
 }
 
+/// The words of a next step that stand for the target's authority.
+const ENDPOINT: &str = "the target's host and port";
+/// The words of a next step that stand for the target's host.
+const HOST: &str = "the target's host";
+
 /// A decision not to carry on, with all that its answer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -161,6 +166,13 @@ impl Refusal {
         step.replace("{egress_ip}", egress)
     }
 
+    /// [`next_step`](Self::next_step) for somebody who does not know the target: with its host, and
+    /// with host and port (`endpoint`), in place of the words that stand for them.
+    pub fn next_step_at(&self, egress: &str, host: &str, endpoint: &str) -> String {
+        // The longer words first, as they begin with the shorter ones.
+        self.next_step(egress).replace(ENDPOINT, endpoint).replace(HOST, host)
+    }
+
     /// Other ways to get the work done while this one is closed.
     pub fn fallback(&self) -> &'static [&'static str] {
         if self.code().is_gateways_own() { &[] } else { &["portable_export", "ticket_only"] }
@@ -191,6 +203,33 @@ mod tests {
         let plain = refusal.about(about(DeploymentMode::SelfHosted, false));
         assert_eq!(plain.code(), Code::SelfHostedFirewallBlocked);
         assert_eq!(plain.status(), 504);
+    }
+
+    #[test]
+    fn a_next_step_names_the_endpoint_where_it_is_known() {
+        let at = |cause| {
+            Refusal::new(cause, "").next_step_at("203.0.113.10", "a.example", "a.example:8443")
+        };
+        assert_eq!(
+            at(Cause::ConnectTimeout),
+            "Allow inbound TCP from 203.0.113.10 to a.example:8443."
+        );
+        assert_eq!(at(Cause::DnsNxdomain), "Publish a.example in DNS, or correct it in base_url.");
+        for cause in Cause::ALL {
+            let customers = cause.owner() == Owner::Customer;
+            let of_network = matches!(
+                cause.failure(),
+                Failure::NameUnresolved
+                    | Failure::ConnectBlocked
+                    | Failure::ConnectRefused
+                    | Failure::ClosedEarly
+                    | Failure::AllowlistRefused
+                    | Failure::TlsInvalid
+            );
+            if customers && of_network {
+                assert!(at(*cause).contains("a.example"), "{cause:?}");
+            }
+        }
     }
 
     #[test]

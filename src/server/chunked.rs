@@ -7,6 +7,8 @@
 
 use http::HeaderName;
 
+use crate::forward::fields;
+
 /// Digits of a chunk's size: as many as 64 bits need.
 const SIZE_DIGITS_MAX: u32 = 16;
 
@@ -19,53 +21,6 @@ const EXTENSION_BYTES_MAX: usize = 16 * 1024 - 1;
 /// Bytes of the trailer section, its empty line included, and fields in it. What hyper allows.
 const TRAILER_BYTES_MAX: usize = 16 * 1024 - 1;
 const TRAILER_FIELDS_MAX: usize = 100;
-
-/// Fields that must not come behind a body (RFC 9110 §6.5.1): those that frame, route, authenticate,
-/// modify the request, or say how the body is to be read, and those of one hop only.
-const FORBIDDEN_TRAILERS: &[&str] = &[
-    "accept",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "authorization",
-    "cache-control",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "content_length",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "idempotency-key",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "keep-alive",
-    "max-forwards",
-    "origin",
-    "pragma",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "range",
-    "referer",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "transfer_encoding",
-    "upgrade",
-    "via",
-    "www-authenticate",
-];
-
-/// Beginnings of further ones: who forwarded the request, and what this gateway itself sets.
-const FORBIDDEN_TRAILER_PREFIXES: &[&str] = &["x-forwarded-", "x-webriskops-", "webhook-"];
 
 /// Why a chunked body is refused. The messages hold nothing that the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -298,10 +253,7 @@ fn check_field(line: &[u8]) -> Result<(), ChunkFault> {
     let colon = line.iter().position(|&byte| byte == b':').ok_or(ChunkFault::Trailer)?;
     let name = HeaderName::from_bytes(line.get(..colon).unwrap_or_default());
     let name = name.map_err(|_| ChunkFault::Trailer)?;
-    let name = name.as_str();
-    let forbidden = FORBIDDEN_TRAILERS.contains(&name)
-        || FORBIDDEN_TRAILER_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    if forbidden { Err(ChunkFault::TrailerForbidden) } else { Ok(()) }
+    if fields::trailer_forbidden(&name) { Err(ChunkFault::TrailerForbidden) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -249,7 +249,8 @@ fn late(timeout: Duration) -> Refusal {
     Refusal::new(Cause::HeadTimeout, detail)
 }
 
-fn malformed(fault: HeadFault) -> Refusal {
+/// The refusal of a head.
+pub(super) fn malformed(fault: HeadFault) -> Refusal {
     let cause = if fault.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
         Cause::HeadTooLarge
     } else {

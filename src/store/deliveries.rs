@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, before};
 
 /// How long a key is remembered (contract, section 9).
 pub const KEY_AGE_MAX: Duration = Duration::from_hours(24);
@@ -151,12 +151,28 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub async fn attempts(&self, target_id: &str, limit: u32) -> Result<Vec<Attempt>, StoreError> {
-        let rows =
-            sqlx::query("SELECT * FROM deliveries WHERE target_id = ?1 ORDER BY seq DESC LIMIT ?2")
-                .bind(target_id)
-                .bind(limit)
-                .fetch_all(&self.readers)
-                .await?;
+        let statement = "SELECT * FROM deliveries WHERE target_id = ?1 ORDER BY seq DESC LIMIT ?2";
+        let rows = sqlx::query(statement).bind(target_id).bind(limit);
+        let rows = rows.fetch_all(&self.readers).await?;
+        rows.iter().map(attempt).collect()
+    }
+
+    /// The newest of the attempts before one, by its `webhook_attempt_id`. None, where that one is
+    /// no longer kept: those before it went first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn attempts_before(
+        &self,
+        target_id: &str,
+        before: &str,
+        limit: u32,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let statement = "SELECT * FROM deliveries WHERE target_id = ?1 AND seq <
+             (SELECT seq FROM deliveries WHERE webhook_attempt_id = ?3)
+             ORDER BY seq DESC LIMIT ?2";
+        let rows = sqlx::query(statement).bind(target_id).bind(limit).bind(before);
+        let rows = rows.fetch_all(&self.readers).await?;
         rows.iter().map(attempt).collect()
     }
 
@@ -288,10 +304,6 @@ fn small(row: &SqliteRow, column: &str) -> Result<Option<u16>, StoreError> {
     Ok(number.and_then(|number| u16::try_from(number).ok()))
 }
 
-fn before(now: i64, age: Duration) -> i64 {
-    now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,6 +353,25 @@ mod tests {
         assert_eq!(store.known_key("other", "k", 1000).await.unwrap(), None);
         assert_eq!(store.attempts("hook", 10).await.unwrap(), [attempt]);
         assert_eq!(store.attempts("other", 10).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn attempts_come_in_pages_the_newest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        for id in ["3", "1", "5", "2", "4"] {
+            store.keep_attempts(&[(made(id, id, 1), None)]).await.unwrap();
+        }
+        let ids = |page: Vec<Attempt>| {
+            page.into_iter().map(|one| one.webhook_attempt_id).collect::<Vec<_>>()
+        };
+        let before = async |id| ids(store.attempts_before("hook", id, 2).await.unwrap());
+        assert_eq!(ids(store.attempts("hook", 2).await.unwrap()), ["4", "2"]);
+        assert_eq!(before("2").await, ["5", "1"]);
+        assert_eq!(before("1").await, ["3"]);
+        assert_eq!(before("3").await, [""; 0]);
+        assert_eq!(before("unknown").await, [""; 0]);
+        assert_eq!(store.attempts_before("other", "4", 9).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -1,21 +1,36 @@
 //! What survives a restart, in SQLite.
 
+mod checks;
+mod credentials;
 pub mod deliveries;
+mod error;
+mod reseal;
+mod targets;
 
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Row as _, SqlitePool,
+    Connection as _, Row as _, SqlitePool,
+    migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::policy::address::Class;
+
+pub use checks::{CHECK_AGE_MAX, CHECKS_PER_TARGET_MAX, StoredCheck};
+pub use credentials::{Field, NewCredentials, StoredCredential, Which};
+pub use error::StoreError;
+pub use reseal::{Left, Resealed};
+pub use targets::{Expect, PutError, StoredTarget};
 
 /// How long a statement waits for another process that holds the database's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that only read.
 const READERS_MAX: u32 = 4;
+
+/// SQLite's name for no file.
+const IN_MEMORY: &str = ":memory:";
 
 /// An open database, with the schema of this version.
 #[derive(Clone, Debug)]
@@ -36,23 +51,6 @@ pub struct Sighting {
     pub class: Class,
 }
 
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Not a URL of a store that this version has.
-    #[error("this version keeps its state in SQLite; write a URL such as sqlite:state/gateway.db")]
-    Url,
-    /// The folder of the database cannot be made.
-    #[error("cannot make the folder of the database: {0}")]
-    Folder(#[source] std::io::Error),
-    /// The database was written by a newer version, or is damaged.
-    #[error("the database does not fit this version: {0}")]
-    Schema(#[from] sqlx::migrate::MigrateError),
-    /// Anything else that the database says.
-    #[error("the database cannot be used: {0}")]
-    Database(#[from] sqlx::Error),
-}
-
 impl Store {
     /// Opens the database, makes it where it is missing, and brings its schema forward.
     ///
@@ -61,8 +59,26 @@ impl Store {
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let path = file_of(url).ok_or(StoreError::Url)?;
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
+            let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
+            std::fs::create_dir_all(folder).map_err(failed)?;
         }
+        Self::connect(path).await
+    }
+
+    /// Opens a database that has to be there, and brings its schema forward.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], and as for [`Self::open`].
+    pub async fn open_existing(url: &str) -> Result<Self, StoreError> {
+        let path = file_of(url).ok_or(StoreError::Url)?;
+        match path.try_exists() {
+            Ok(true) => Self::connect(path).await,
+            Ok(false) => Err(StoreError::Missing(path.to_owned())),
+            Err(error) => Err(StoreError::Access(error.into())),
+        }
+    }
+
+    async fn connect(path: &Path) -> Result<Self, StoreError> {
         // By file name, not by URL: a folder may well have a `%` or `?` in its name.
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -75,13 +91,25 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(BUSY_TIMEOUT)
+            // On a full disk SQLite may end a transaction by itself. sqlx does not notice, and
+            // would never again begin one on that connection.
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(usable)))
+            })
             .connect_with(options.clone())
             .await?;
-        sqlx::migrate!("src/store/migrations").run(&pool).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_lazy_with(options.read_only(true));
+        let migrator = sqlx::migrate!("src/store/migrations");
+        migrator.run(&pool).await.map_err(|error| unmigrated(&migrator, error))?;
+        // A database in memory is its connection's own.
+        let readers = if path == Path::new(IN_MEMORY) {
+            pool.clone()
+        } else {
+            SqlitePoolOptions::new()
+                .max_connections(READERS_MAX)
+                .acquire_timeout(BUSY_TIMEOUT)
+                .connect_lazy_with(options.read_only(true))
+        };
         Ok(Self { pool, readers })
     }
 
@@ -133,14 +161,14 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the database answers and can be written, for readiness.
+    /// Whether the database takes a write, for readiness: a full disk shows in no other way.
     ///
     /// # Errors
     /// What the database says.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::query("SELECT 1 FROM sightings LIMIT 1").execute(&mut *transaction).await?;
-        transaction.rollback().await?;
+        sqlx::query("UPDATE probes SET writes = writes + 1 WHERE one = 1")
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
@@ -151,6 +179,23 @@ impl Store {
     }
 }
 
+/// Why the schema could not be brought forward.
+fn unmigrated(migrator: &Migrator, error: MigrateError) -> StoreError {
+    if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = error {
+        return error.into();
+    }
+    if let MigrateError::VersionMissing(found) = error {
+        let known = migrator.iter().map(|migration| migration.version).max();
+        return StoreError::Newer { found, known: known.unwrap_or_default() };
+    }
+    StoreError::Schema(error)
+}
+
+/// The last time (Unix milliseconds) that is too old at `now`.
+fn before(now: i64, age: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// The file of a SQLite URL.
 fn file_of(url: &str) -> Option<&Path> {
     let path = url.strip_prefix("sqlite:")?;
@@ -158,61 +203,4 @@ fn file_of(url: &str) -> Option<&Path> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sighting(class: Class) -> Sighting {
-        Sighting { target_id: "acme".into(), host: "jira.acme.example".into(), class }
-    }
-
-    #[tokio::test]
-    async fn what_was_seen_is_there_after_opening_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}/deep/gateway.db", folder.path().display());
-        let store = Store::open(&url).await.unwrap();
-        store.remember(&[sighting(Class::Private)], 1).await.unwrap();
-        store.remember(&[sighting(Class::Global)], 2).await.unwrap();
-        store.probe().await.unwrap();
-        store.close().await;
-        let again = Store::open(&url).await.unwrap();
-        assert_eq!(again.sightings().await.unwrap(), [sighting(Class::Global)]);
-    }
-
-    #[tokio::test]
-    async fn a_folder_may_have_any_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}/100% odd?mode=ro/gateway.db", folder.path().display());
-        assert!(!Store::exists(&url));
-        Store::open(&url).await.unwrap().close().await;
-        assert!(Store::exists(&url));
-        assert!(folder.path().join("100% odd?mode=ro/gateway.db").exists());
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_database_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.db");
-        std::fs::write(&path, vec![7; 4096]).unwrap();
-        let url = format!("sqlite:{}", path.display());
-        assert!(Store::open(&url).await.is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), vec![7; 4096]);
-    }
-
-    #[tokio::test]
-    async fn a_newer_schema_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}/gateway.db", folder.path().display());
-        let store = Store::open(&url).await.unwrap();
-        sqlx::query("INSERT INTO _sqlx_migrations VALUES (9999, 'newer', 0, 1, x'00', 0)")
-            .execute(&store.pool)
-            .await
-            .unwrap();
-        store.close().await;
-        assert!(matches!(Store::open(&url).await, Err(StoreError::Schema(_))));
-    }
-
-    #[tokio::test]
-    async fn another_kind_of_url_is_refused() {
-        assert!(matches!(Store::open("postgres://x/y").await, Err(StoreError::Url)));
-    }
-}
+mod tests;

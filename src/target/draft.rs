@@ -7,8 +7,8 @@ use figment::value::Value;
 use ipnet::IpNet;
 
 use super::{
-    AuthStatus, ConnectPolicy, Network, Ownership, PrivateNetworkPolicy, Redirects, Scope, Signing,
-    SigningFormat, Source, Target, TargetId, TargetLimits, TargetTls,
+    AuthStatus, ConnectPolicy, Fingerprint, Network, Ownership, PrivateNetworkPolicy, Redirects,
+    Scope, Signing, SigningFormat, Source, Target, TargetId, TargetLimits, TargetTls,
     provider::{AuthWord, Catalogue, EncodedSlash, Provider},
 };
 use crate::{
@@ -110,6 +110,7 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
         limits: limits(fields),
         source: Source::default(),
         generation: 0,
+        fingerprint: Fingerprint::default(),
         id: id?,
         mode: mode?,
         base: base?,
@@ -121,7 +122,7 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
         signing,
     };
     agree(fields, &target);
-    Some(target)
+    Some(Target { fingerprint: Fingerprint::of(&target), ..target })
 }
 
 /// Rules that need more than one field.

@@ -6,9 +6,10 @@ pub mod provider;
 pub mod registry;
 mod shards;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 pub use draft::{Surroundings, read as read_draft};
 pub use id::TargetId;
@@ -70,6 +71,28 @@ pub struct Target {
     /// Which state of the configuration it belongs to: connections opened under another are not
     /// used again.
     pub generation: u64,
+    /// Changes with everything that a connectivity check depends on.
+    pub fingerprint: Fingerprint,
+}
+
+/// Stands for everything of a target that a connectivity check depends on, restarts included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    fn of(target: &Target) -> Self {
+        let Target { mode, provider, base, network, allowlist, tls, .. } = target;
+        // The text of `Debug` shows every field of theirs, and is never shown itself.
+        let text = format!("{:?}", (mode, &provider.key, base, network, allowlist, tls));
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        Self(digest.first_chunk().copied().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// Where a target is written down (contract, section 4).

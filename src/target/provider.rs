@@ -4,12 +4,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, sync::LazyLock};
 
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{origin::Host, reason::DeploymentMode};
 
 /// One provider of the catalogue (contract, section 10).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     /// Its key, as in a target's `provider_key`.
@@ -17,6 +19,7 @@ pub struct Provider {
     /// Its name for people.
     pub name: Box<str>,
     /// Which deployment modes it comes in.
+    #[schema(value_type = Vec<String>)]
     deployment_modes: Vec<Mode>,
     /// Approved host patterns for cloud targets: a name, or `*.` and a name for one or more labels
     /// in front of it.
@@ -46,6 +49,12 @@ impl Provider {
     /// Whether the provider comes in this deployment mode.
     pub fn has_mode(&self, mode: DeploymentMode) -> bool {
         self.deployment_modes.iter().any(|word| word.0 == mode)
+    }
+
+    /// Answers by which the far side refuses the egress address: the provider's own, then those of
+    /// what may stand in front of anybody.
+    pub fn refusals(&self) -> impl Iterator<Item = &AllowlistRefusal> {
+        self.allowlist_refusals.iter().chain(&Catalogue::embedded().allowlist_refusals)
     }
 
     /// Whether a cloud target on `host` is this provider's.
@@ -90,7 +99,7 @@ impl Serialize for Mode {
 }
 
 /// A word of `auth_method` and `token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthWord {
     /// OAuth 2.0.
@@ -122,7 +131,7 @@ impl AuthWord {
 }
 
 /// Whether `%2f` inside a path segment is passed on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EncodedSlash {
     /// Refused: many servers decode it into a separator.
@@ -133,7 +142,7 @@ pub enum EncodedSlash {
 }
 
 /// A request without credentials that shows whether the product answers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// `GET` or `HEAD`.
@@ -145,7 +154,7 @@ pub struct Probe {
 }
 
 /// An answer that shows that the far side refuses the egress address.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowlistRefusal {
     /// The status of the answer.
@@ -158,6 +167,29 @@ pub struct AllowlistRefusal {
     pub contains: Option<Box<str>>,
     /// What it is, for the check's report.
     pub meaning: Box<str>,
+}
+
+impl AllowlistRefusal {
+    /// Whether the body has to be read to tell, for an answer of this status.
+    pub fn reads_body(&self, status: StatusCode) -> bool {
+        self.status == status.as_u16() && self.header.is_none() && self.contains.is_some()
+    }
+
+    /// Whether an answer is this one; `body` is how it begins.
+    pub fn is(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+        let text = self.contains.as_deref().unwrap_or_default();
+        let found = match &self.header {
+            Some(name) => {
+                headers.get_all(&**name).iter().any(|value| holds(value.as_bytes(), text))
+            }
+            None => holds(body, text),
+        };
+        self.status == status.as_u16() && found
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    text.is_empty() || bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// All providers, and the family names that stand for one by deployment mode.

@@ -1,8 +1,8 @@
 //! Every metric: its name, help, labels and unit, in one place.
 //!
 //! Units are base units (seconds, bytes). Every label has a closed set of values: `code` and
-//! `cause` are those of [`crate::reason`], the others are listed here. What a client sends, a
-//! host name or an address never is one.
+//! `cause` are those of [`crate::reason`], the others are listed here; `target` is the id of a
+//! registered target. What a client sends, a host name or an address never is one.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -12,6 +12,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use super::{connectivity::Connectivity, tunnels::TunnelMetrics};
 use crate::reason::{Cause, Failure};
 
 /// The media type of [`Metrics::render`].
@@ -49,6 +50,10 @@ pub struct Metrics {
     pub loopback_allowed: IntGauge,
     /// 1 while `policy.require_current_check` is on.
     pub checks_required: IntGauge,
+    /// Of connectivity checks.
+    pub connectivity: Connectivity,
+    /// Of configured tunnels.
+    pub tunnels: TunnelMetrics,
     registry: Registry,
 }
 
@@ -131,6 +136,8 @@ impl Metrics {
                 "egress_policy_current_check_required",
                 "1 while policy.require_current_check is on.",
             )?,
+            connectivity: Connectivity::new(&declare)?,
+            tunnels: TunnelMetrics::new(&declare)?,
             registry: declare.0,
         };
         metrics.start_at_zero();
@@ -230,15 +237,18 @@ impl Drop for Open {
 }
 
 /// A registry that hands back what it registers.
-struct Declare(Registry);
+pub(super) struct Declare(Registry);
 
 impl Declare {
-    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+    pub(super) fn add<C: Collector + Clone + 'static>(
+        &self,
+        collector: C,
+    ) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
     }
 
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -247,7 +257,7 @@ impl Declare {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn gauges(
+    pub(super) fn gauges(
         &self,
         name: &str,
         help: &str,

@@ -5,9 +5,14 @@
 //! bounded, and a line that finds it full is dropped and counted ([`dropped_lines`]), so that a
 //! reader that has stopped reading cannot stop the gateway.
 
+mod connectivity;
 pub mod metrics;
 #[cfg(test)]
 mod tests;
+mod tunnels;
+
+pub use connectivity::Connectivity;
+pub use tunnels::TunnelMetrics;
 
 use std::{
     fmt::{self, Write as _},

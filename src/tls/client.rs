@@ -148,6 +148,14 @@ impl ClientTls {
         }
     }
 
+    /// The same without sessions: every handshake shows a certificate, which is verified now.
+    #[must_use]
+    pub fn without_sessions(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        Self { config: Arc::new(config), name: self.name.clone(), digest: self.digest }
+    }
+
     /// Whether both were made of the same content of files.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest

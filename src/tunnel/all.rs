@@ -99,11 +99,11 @@ impl Tunnels {
                 former.retire();
             }
             if now.is_none() {
-                metrics.forget_tunnel(name);
+                metrics.tunnels.forget(name);
             }
         }
         for tunnel in self.iter() {
-            tunnel.watch(metrics.tunnel_up.with_label_values(&[tunnel.name()]));
+            tunnel.watch(metrics.tunnels.up.with_label_values(&[tunnel.name()]));
         }
     }
 

@@ -16,9 +16,9 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(metrics: &Metrics, tunnel: &str) -> Self {
-        let bytes = |direction| metrics.tunnel_bytes.with_label_values(&[tunnel, direction]);
+        let bytes = |direction| metrics.tunnels.bytes.with_label_values(&[tunnel, direction]);
         Self {
-            streams: metrics.tunnel_streams.with_label_values(&[tunnel]),
+            streams: metrics.tunnels.streams.with_label_values(&[tunnel]),
             to_target: bytes("to_target"),
             to_client: bytes("to_client"),
         }

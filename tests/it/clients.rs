@@ -93,13 +93,13 @@ fn hello(path: &str) -> Option<Vec<u8>> {
 }
 
 /// Where `tests/run` puts what it installs.
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
     assert!(place.exists(), "{} is missing: tests/run installs it", place.display());
     place
 }
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     installed().join("venv/bin/python")
 }
 

@@ -24,49 +24,91 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// Says that an answer comes out of the record.
+const REPLAYED: &str = "x-webriskops-replayed";
+
 /// What a client asks for.
 pub(super) struct Ask {
-    /// The `host:port` of CONNECT.
+    /// The `host:port`.
     pub(super) authority: String,
-    /// The name in the TLS handshake; `None`: the host of `authority`.
-    pub(super) server_name: Option<&'static str>,
-    /// What is asked for inside the tunnel.
+    /// How it is asked for.
+    pub(super) way: Way,
+    /// What is asked for there.
     pub(super) path: &'static str,
     /// Whether the client knows its token.
     pub(super) knows_token: bool,
 }
 
+/// How a client asks.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// CONNECT, and TLS through the tunnel.
+    Tunnel {
+        /// The name in the TLS handshake; `None`: the host of the authority.
+        server_name: Option<&'static str>,
+    },
+    /// A plain GET of a URL, which the gateway relays over its own TLS.
+    Relay,
+    /// A delivery, relayed and signed on its way.
+    Delivery {
+        /// Its idempotency key.
+        key: &'static str,
+        /// Its body, JSON without quotation marks of a shell.
+        body: &'static str,
+    },
+}
+
 impl Ask {
     /// What a client with everything right asks for.
     pub(super) fn of(authority: String) -> Self {
-        Self { authority, server_name: None, path: "/", knows_token: true }
+        let way = Way::Tunnel { server_name: None };
+        Self { authority, way, path: "/", knows_token: true }
     }
 
-    /// As a command. `HTTPS_PROXY` is set, with the token.
+    /// As a command. The proxy's variables are set, with the token.
     pub(super) fn as_curl(&self, proxy: SocketAddr) -> String {
-        let Self { authority, server_name, path, knows_token } = self;
+        let Self { authority, way, path, knows_token } = self;
         let credential = if *knows_token {
             String::new()
         } else {
             format!(" --proxy http://{CLIENT}:guess@{proxy}")
         };
-        match server_name {
-            None => format!("curl{credential} https://{authority}{path}"),
-            Some(name) => {
+        match way {
+            Way::Tunnel { server_name: None } => {
+                format!("curl{credential} https://{authority}{path}")
+            }
+            Way::Tunnel { server_name: Some(name) } => {
                 format!("curl{credential} --connect-to {name}:443:{authority} https://{name}{path}")
             }
+            Way::Relay => format!("curl{credential} http://{authority}{path}"),
+            Way::Delivery { key, body } => format!(
+                "curl{credential} -H 'Idempotency-Key: {key}' --json '{body}' \\\n       \
+                 http://{authority}{path}"
+            ),
         }
     }
 }
 
 /// What a client got.
 pub(super) struct Answer {
-    /// The answer to CONNECT.
+    /// The gateway's answer.
     pub(super) status: u16,
-    /// Why there is no tunnel.
-    pub(super) problem: Option<Problem>,
-    /// What happened in the tunnel.
-    pub(super) inside: Option<Inside>,
+    /// What there is besides.
+    pub(super) outcome: Outcome,
+}
+
+/// What an answer brings.
+pub(super) enum Outcome {
+    /// The gateway's own no.
+    Refused(Problem),
+    /// The receiver's answer through a tunnel, and the TLS version it came over.
+    Answered(String),
+    /// The tunnel was cut: the error of the TLS library.
+    Cut(String),
+    /// The receiver's answer, relayed.
+    Relayed(String),
+    /// An answer out of the record: it was delivered before.
+    Replayed,
 }
 
 /// What of a problem document the demo shows.
@@ -76,15 +118,8 @@ pub(super) struct Problem {
     pub(super) cause: String,
     pub(super) detail: String,
     pub(super) decision_id: String,
+    pub(super) owner: String,
     pub(super) next_step: String,
-}
-
-/// How the exchange inside a tunnel went.
-pub(super) enum Inside {
-    /// The receiver's answer, and the TLS version it came over.
-    Answered(String),
-    /// The tunnel was cut: the error of the TLS library.
-    Cut(String),
 }
 
 /// A client that trusts one receiver.
@@ -116,43 +151,95 @@ impl Client {
     /// # Errors
     /// The gateway does not answer, or with something that is not HTTP.
     pub(super) async fn send(&self, ask: &Ask) -> anyhow::Result<Answer> {
-        let answer = timeout(REQUEST_TIMEOUT, self.connect(ask)).await;
+        let answer = async {
+            match ask.way {
+                Way::Tunnel { server_name } => self.connect(ask, server_name).await,
+                Way::Relay => self.relay(ask, "GET", "", "").await,
+                Way::Delivery { key, body } => {
+                    let length = body.len();
+                    let fields = format!(
+                        "Idempotency-Key: {key}\r\nContent-Type: application/json\r\n\
+                         Content-Length: {length}\r\n"
+                    );
+                    self.relay(ask, "POST", &fields, body).await
+                }
+            }
+        };
+        let answer = timeout(REQUEST_TIMEOUT, answer).await;
         answer.map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))?
     }
 
-    async fn connect(&self, ask: &Ask) -> anyhow::Result<Answer> {
-        let token = if ask.knows_token { &self.token } else { "guess" };
-        let credential = STANDARD.encode(format!("{CLIENT}:{token}"));
+    /// Opens a tunnel, and sends one request through it.
+    async fn connect(
+        &self,
+        ask: &Ask,
+        server_name: Option<&'static str>,
+    ) -> anyhow::Result<Answer> {
         let authority = &ask.authority;
-        let mut stream = dial(self.proxy).await.context("the gateway cannot be reached")?;
-        let request = format!(
-            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\
-             Proxy-Authorization: Basic {credential}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let (status, begun) = read_head(&mut stream).await?;
+        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+        let (mut stream, Head { status, begun, .. }) = self.ask(ask, &head, "").await?;
         if status != 200 {
             let body = read_rest(&mut stream, begun).await?;
-            let problem = serde_json::from_slice(&body).context("no problem document")?;
-            return Ok(Answer { status, problem: Some(problem), inside: None });
+            return Ok(Answer { status, outcome: Outcome::Refused(problem(&body)?) });
         }
-        let inside = match self.exchange(stream, ask).await {
-            Ok(answer) => Inside::Answered(answer),
-            Err(error) => Inside::Cut(format!("{error:#}")),
+        let outcome = match self.exchange(stream, ask, server_name).await {
+            Ok(answer) => Outcome::Answered(answer),
+            Err(error) => Outcome::Cut(format!("{error:#}")),
         };
-        Ok(Answer { status, problem: None, inside: Some(inside) })
+        Ok(Answer { status, outcome })
+    }
+
+    /// Has the gateway carry one request.
+    async fn relay(
+        &self,
+        ask: &Ask,
+        method: &str,
+        fields: &str,
+        body: &str,
+    ) -> anyhow::Result<Answer> {
+        let Ask { authority, path, .. } = ask;
+        let head = format!(
+            "{method} http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n{fields}\
+             Connection: close\r\n"
+        );
+        let (mut stream, Head { status, fields, begun }) = self.ask(ask, &head, body).await?;
+        let body = read_rest(&mut stream, begun).await?;
+        let outcome = if fields.iter().any(|field| field.eq_ignore_ascii_case(REPLAYED)) {
+            Outcome::Replayed
+        } else if let Ok(problem) = problem(&body) {
+            Outcome::Refused(problem)
+        } else {
+            Outcome::Relayed(String::from_utf8_lossy(&body).into_owned())
+        };
+        Ok(Answer { status, outcome })
+    }
+
+    /// Sends a request to the gateway, and reads the head of what it says.
+    async fn ask(&self, ask: &Ask, head: &str, body: &str) -> anyhow::Result<(TcpStream, Head)> {
+        let token = if ask.knows_token { &self.token } else { "guess" };
+        let credential = STANDARD.encode(format!("{CLIENT}:{token}"));
+        let mut stream = dial(self.proxy).await.context("the gateway cannot be reached")?;
+        let request = format!("{head}Proxy-Authorization: Basic {credential}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await?;
+        let head = read_head(&mut stream).await?;
+        Ok((stream, head))
     }
 
     /// One request over TLS, in a tunnel that stands.
-    async fn exchange(&self, stream: TcpStream, ask: &Ask) -> anyhow::Result<String> {
+    async fn exchange(
+        &self,
+        stream: TcpStream,
+        ask: &Ask,
+        server_name: Option<&'static str>,
+    ) -> anyhow::Result<String> {
         let host = ask.authority.rsplit_once(':').map_or(&*ask.authority, |(host, _)| host);
-        let host = ask.server_name.unwrap_or(host);
+        let host = server_name.unwrap_or(host);
         let name = ServerName::try_from(host.to_owned())?;
         let mut stream = self.tls.connect(name, stream).await?;
         let path = ask.path;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let (status, begun) = read_head(&mut stream).await?;
+        let Head { status, begun, .. } = read_head(&mut stream).await?;
         let body = read_rest(&mut stream, begun).await?;
         let version = stream.get_ref().1.protocol_version();
         let version = version.and_then(|version| version.as_str()).unwrap_or_default();
@@ -169,15 +256,28 @@ async fn dial(proxy: SocketAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect(proxy).await
 }
 
-/// Reads the head of an answer: its status, and what came after it.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> anyhow::Result<(u16, Vec<u8>)> {
+/// The head of an answer.
+struct Head {
+    status: u16,
+    /// The names of its fields.
+    fields: Vec<String>,
+    /// What came after it.
+    begun: Vec<u8>,
+}
+
+fn problem(body: &[u8]) -> anyhow::Result<Problem> {
+    serde_json::from_slice(body).context("no problem document")
+}
+
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> anyhow::Result<Head> {
     let mut read = Vec::new();
     loop {
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut head = httparse::Response::new(&mut fields);
         if let httparse::Status::Complete(length) = head.parse(&read)? {
             let status = head.code.context("an answer without a status")?;
-            return Ok((status, read.split_off(length)));
+            let fields = head.headers.iter().map(|field| field.name.to_owned()).collect();
+            return Ok(Head { status, fields, begun: read.split_off(length) });
         }
         if read.len() > ANSWER_BYTES_MAX || stream.read_buf(&mut read).await? == 0 {
             bail!("the connection ended before the answer did");

@@ -21,6 +21,12 @@ use crate::store::{Sighting, Store};
 /// The variable in which the gateway finds the client's token.
 pub(super) const TOKEN_VARIABLE: &str = "DEMO_CLIENT_TOKEN";
 
+/// The one in which it finds what it signs webhooks with.
+pub(super) const SECRET_VARIABLE: &str = "DEMO_SIGNING_SECRET";
+
+/// The file with the certificates that it trusts besides the system's.
+pub(super) const ROOTS_FILE: &str = "receiver.pem";
+
 /// Longest time from the start of the program to its first accepted connection.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -47,6 +53,20 @@ struct Process {
     _folder: Folder,
 }
 
+/// What a gateway is started with.
+pub(super) struct Setting<'a> {
+    /// Its configuration file.
+    pub(super) configuration: &'a str,
+    /// The certificates of [`ROOTS_FILE`], PEM.
+    pub(super) roots: &'a str,
+    /// The client's token.
+    pub(super) token: &'a str,
+    /// What webhooks are signed with.
+    pub(super) secret: &'a str,
+    /// What an earlier run of it has seen of names, and when (Unix seconds).
+    pub(super) remembered: (&'a [Sighting], i64),
+}
+
 /// The event that the gateway logs at the end of a request.
 pub(super) struct Event {
     /// The line, as it was written.
@@ -68,25 +88,21 @@ impl Event {
 }
 
 impl Gateway {
-    /// Starts the gateway. `remembered` is what an earlier run of it has seen of names, at
-    /// `remembered_at` (Unix seconds).
+    /// Starts the gateway.
     ///
     /// # Errors
     /// Why it does not serve, with what it said itself.
-    pub(super) async fn start(
-        configuration: &str,
-        token: &str,
-        remembered: &[Sighting],
-        remembered_at: i64,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn start(setting: &Setting<'_>) -> anyhow::Result<Self> {
         let folder = Folder::new().context("no temporary folder can be made")?;
-        fs::write(folder.path().join("gateway.toml"), configuration)?;
+        fs::write(folder.path().join("gateway.toml"), setting.configuration)?;
+        fs::write(folder.path().join(ROOTS_FILE), setting.roots)?;
         let database = folder.path().join("state/gateway.db");
         let store = Store::open(&format!("sqlite:{}", database.display())).await;
         let store = store.with_context(|| format!("no database at {}", database.display()))?;
-        store.remember(remembered, remembered_at).await?;
+        let (remembered, at) = setting.remembered;
+        store.remember(remembered, at).await?;
         store.close().await;
-        let mut process = Process::start(folder, token)?;
+        let mut process = Process::start(folder, setting)?;
         let started = timeout(START_TIMEOUT, process.listening()).await;
         let proxy = started.map_err(|_| anyhow!("the gateway did not start in time"))??;
         Ok(Self { proxy, process })
@@ -117,7 +133,7 @@ impl Gateway {
 }
 
 impl Process {
-    fn start(folder: Folder, token: &str) -> anyhow::Result<Self> {
+    fn start(folder: Folder, setting: &Setting<'_>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program cannot be found")?;
         let mut child = Command::new(program)
             .args(["serve", "--config", "gateway.toml"])
@@ -125,7 +141,8 @@ impl Process {
             // Nothing of the surroundings may change what is shown: no EGRESS_…, no RUST_LOG, no
             // sockets or watchdog of a service manager.
             .env_clear()
-            .env(TOKEN_VARIABLE, token)
+            .env(TOKEN_VARIABLE, setting.token)
+            .env(SECRET_VARIABLE, setting.secret)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

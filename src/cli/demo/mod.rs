@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use self::{
-    client::{Answer, CLIENT, Inside},
+    client::{Answer, CLIENT, Outcome, Problem},
     scene::{Expect, Scene, Seen},
     screen::{Screen, Style},
     stage::Stage,
@@ -106,6 +106,7 @@ async fn show(screen: &mut Screen) -> anyhow::Result<bool> {
     );
     let export = format!("  export HTTPS_PROXY=http://{CLIENT}:$TOKEN@{proxy}");
     screen.line(Style::Plain, export);
+    screen.line(Style::Plain, "  export http_proxy=$HTTPS_PROXY");
     screen.line(Style::Plain, "  export CURL_CA_BUNDLE=receiver.pem    # made for this demo");
     let mut rows = Vec::new();
     for (index, scene) in scenes::scenes(&stage).into_iter().enumerate() {
@@ -126,14 +127,16 @@ async fn play(
     screen.line(Style::Bold, format_args!("\n{number}. {title}"));
     screen.line(Style::Plain, format_args!("   {story}"));
     screen.line(Style::Plain, format_args!("   $ {}", ask.as_curl(stage.gateway.proxy)));
-    let reached = stage.receiver.reached();
+    let before = stage.visits();
     let began = Instant::now();
     let answer = stage.client.send(ask).await.context(*title)?;
     let took = began.elapsed();
-    let decision_id = answer.problem.as_ref().map(|problem| &*problem.decision_id);
+    let decision_id = match &answer.outcome {
+        Outcome::Refused(problem) => Some(&*problem.decision_id),
+        Outcome::Answered(_) | Outcome::Cut(_) | Outcome::Relayed(_) | Outcome::Replayed => None,
+    };
     let event = stage.gateway.event(decision_id).await.context(*title)?;
-    let reached = stage.receiver.reached().saturating_sub(reached);
-    let seen = Seen { answer, event, reached };
+    let seen = Seen { answer, event, visits: stage.visits().since(before) };
     tell_answer(screen, &seen.answer);
     screen.labelled("   log     ", Style::Dim, &seen.event.line);
     let differences = seen.differences(expect);
@@ -149,23 +152,19 @@ async fn play(
 
 fn tell_answer(screen: &mut Screen, answer: &Answer) {
     let status = answer.status;
-    match (&answer.problem, &answer.inside) {
-        (Some(problem), _) => {
-            let (code, cause) = (&problem.code, &problem.cause);
-            screen.labelled("   client  ", Style::Plain, format_args!("{status} {code} ({cause})"));
-            screen.labelled("           ", Style::Plain, &problem.detail);
-            let next = shortened(&problem.next_step);
-            screen.labelled("           ", Style::Plain, format_args!("next step: {next}"));
-        }
-        (None, Some(Inside::Answered(text))) => {
-            let text = format!("{status}, and through the tunnel: {text}");
-            screen.labelled("   client  ", Style::Plain, text);
-        }
-        (None, Some(Inside::Cut(error))) => {
-            let text = format!("{status}, and in the tunnel: {error}");
-            screen.labelled("   client  ", Style::Plain, text);
-        }
-        (None, None) => screen.labelled("   client  ", Style::Plain, status),
+    let text = match &answer.outcome {
+        Outcome::Refused(Problem { code, cause, .. }) => format!("{status} {code} ({cause})"),
+        Outcome::Answered(text) => format!("{status}, and through the tunnel: {text}"),
+        Outcome::Cut(error) => format!("{status}, and in the tunnel: {error}"),
+        Outcome::Relayed(text) => format!("{status}, and the receiver says: {text}"),
+        Outcome::Replayed => format!("{status}, with X-WebRiskOps-Replayed: true"),
+    };
+    screen.labelled("   client  ", Style::Plain, text);
+    if let Outcome::Refused(problem) = &answer.outcome {
+        let (owner, next) = (&problem.owner, shortened(&problem.next_step));
+        screen.labelled("           ", Style::Plain, &problem.detail);
+        screen.labelled("           ", Style::Plain, format_args!("owner: {owner}"));
+        screen.labelled("           ", Style::Plain, format_args!("next step: {next}"));
     }
 }
 
@@ -181,6 +180,10 @@ fn tell_verdict(screen: &mut Screen, expect: &Expect, differences: &[String]) {
         Expect::Refused { .. } | Expect::Cut { .. } => {
             "as announced: not a byte reached the receiver"
         }
+        Expect::Delivered => "as announced: the receiver was asked once",
+        Expect::Replayed => "as announced: the receiver was not asked again",
+        Expect::Withheld { .. } => "as announced: the receiver's answer went no further",
+        Expect::Distrusted { .. } => "as announced: no request reached the receiver",
     };
     screen.labelled("   ", Style::Good, text);
 }

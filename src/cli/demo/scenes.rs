@@ -1,14 +1,16 @@
 //! The scenes, in the order in which they are shown.
 
 use super::{
-    client::Ask,
+    client::{Ask, Way},
+    receiver::{DELIVERIES, MOVED},
     scene::{Expect, Scene},
     stage::{Stage, host},
 };
 
 const UNSAFE: &str = "SELF_HOSTED_BASE_URL_UNSAFE";
 
-/// All of them: one that passes, then what is refused, from the request to the connection.
+/// All of them: one that passes, then what is refused, from the request to the connection; then
+/// what the gateway relays itself.
 pub(super) fn scenes(stage: &Stage) -> Vec<Scene> {
     let at = |host| Ask::of(stage.authority(host));
     let mut scenes = vec![Scene {
@@ -21,6 +23,8 @@ pub(super) fn scenes(stage: &Stage) -> Vec<Scene> {
     scenes.extend(about_names(stage));
     scenes.extend(about_addresses(stage));
     scenes.extend(about_connections(stage));
+    scenes.extend(about_deliveries(stage));
+    scenes.extend(about_answers(stage));
     scenes
 }
 
@@ -137,10 +141,61 @@ fn about_connections(stage: &Stage) -> [Scene; 2] {
             story: "The tunnel is for jira.acme.example, and TLS inside it asks for another site \
                     there.",
             ask: Ask {
-                server_name: Some("intranet.acme.example"),
+                way: Way::Tunnel { server_name: Some("intranet.acme.example") },
                 ..Ask::of(stage.authority(host::JIRA))
             },
             expect: Expect::Cut { code: UNSAFE, cause: "sni_mismatch" },
+        },
+    ]
+}
+
+/// Signed, and carried out once.
+fn about_deliveries(stage: &Stage) -> [Scene; 2] {
+    const KEY: &str = "ticket-4711";
+    const BODY: &str = r#"{"event":"ticket.created","ticket":4711}"#;
+    let delivery = || Ask {
+        way: Way::Delivery { key: KEY, body: BODY },
+        path: DELIVERIES,
+        ..Ask::of(stage.authority(host::HOOKS))
+    };
+    [
+        Scene {
+            title: "a webhook, signed on its way",
+            story: "The client knows no secret. The gateway signs what it relays over its own TLS, \
+                    and the\n   receiver verifies that.",
+            ask: delivery(),
+            expect: Expect::Delivered,
+        },
+        Scene {
+            title: "the same webhook again",
+            story: "The idempotency key has been delivered: the answer is repeated, the delivery is \
+                    not.",
+            ask: delivery(),
+            expect: Expect::Replayed,
+        },
+    ]
+}
+
+/// Refused for what the receiver does.
+fn about_answers(stage: &Stage) -> [Scene; 2] {
+    [
+        Scene {
+            title: "a redirect to a place that nobody approved",
+            story: "acme-jira answers with a redirect elsewhere. The client is not sent there, and \
+                    is told that\n   place's origin only.",
+            ask: Ask { way: Way::Relay, path: MOVED, ..Ask::of(stage.authority(host::JIRA)) },
+            expect: Expect::Withheld { status: 502, code: UNSAFE, cause: "redirect_blocked" },
+        },
+        Scene {
+            title: "a certificate that has expired",
+            story: "The gateway trusts its issuer, and its time is over. There is no switch to go on \
+                    anyway.",
+            ask: Ask { way: Way::Relay, ..Ask::of(stage.expired()) },
+            expect: Expect::Distrusted {
+                status: 502,
+                code: "SELF_HOSTED_TLS_INVALID",
+                cause: "tls_expired",
+            },
         },
     ]
 }

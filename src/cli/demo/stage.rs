@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     client::{CLIENT, Client},
-    gateway::{Gateway, TOKEN_VARIABLE},
+    gateway::{Gateway, ROOTS_FILE, SECRET_VARIABLE, Setting, TOKEN_VARIABLE},
     name_server::{NameServer, Zone},
-    receiver::Receiver,
+    receiver::{DELIVERIES, Receiver, Validity, Visits},
 };
 use crate::{policy::address::Class, store::Sighting};
 
@@ -32,6 +32,10 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(super) mod host {
     /// The one that is reached.
     pub(crate) const JIRA: &str = "jira.acme.example";
+    /// The one that webhooks are delivered to.
+    pub(crate) const HOOKS: &str = "hooks.acme.example";
+    /// A target whose certificate has expired.
+    pub(crate) const OLD: &str = "old.acme.example";
     /// A target behind whose port nothing listens.
     pub(crate) const STOPPED: &str = "stopped.acme.example";
     /// A target with a base path.
@@ -65,7 +69,9 @@ pub(super) struct Stage {
     /// A client of it.
     pub(super) client: Client,
     /// What listens at the addresses that are reached.
-    pub(super) receiver: Receiver,
+    receiver: Receiver,
+    /// What has let its certificate expire.
+    old: Receiver,
     /// A port of loopback on which nothing listens.
     pub(super) closed: SocketAddr,
     _closed: Socket,
@@ -78,20 +84,40 @@ impl Stage {
     /// # Errors
     /// What does not start, and why.
     pub(super) async fn set() -> anyhow::Result<Self> {
-        let receiver = Receiver::start(host::JIRA).await?;
+        let (token, secret) = (random_token()?, random_token()?);
+        let place = format!("https://{}/files?user=7", host::UNKNOWN);
+        let names = [host::JIRA, host::HOOKS];
+        let receiver = Receiver::start(&names, Validity::Current, &secret, place.clone()).await?;
+        let old = Receiver::start(&[host::OLD], Validity::Expired, &secret, place).await?;
         let names = NameServer::start(zone()).await?;
         let (reserved, closed) = closed_port()?;
-        let token = random_token()?;
-        let configuration = configuration(names.address, receiver.address, closed);
+        let ports = Ports { receiver: receiver.address, old: old.address, closed };
         let seen = Sighting {
             target_id: MOVED_TARGET.to_owned(),
             host: host::MOVED.to_owned(),
             class: Class::Global,
         };
         let yesterday = Timestamp::now().saturating_sub(SEEN_AGO)?.as_second();
-        let gateway = Gateway::start(&configuration, &token, &[seen], yesterday).await?;
-        let client = Client::new(gateway.proxy, token, &receiver.certificate)?;
-        Ok(Self { gateway, client, receiver, closed, _closed: reserved, _names: names })
+        let gateway = Gateway::start(&Setting {
+            configuration: &configuration(names.address, &ports),
+            roots: &[&*receiver.certificate.pem, &*old.certificate.pem].concat(),
+            token: &token,
+            secret: &secret,
+            remembered: (&[seen], yesterday),
+        })
+        .await?;
+        let client = Client::new(gateway.proxy, token, &receiver.certificate.der)?;
+        Ok(Self { gateway, client, receiver, old, closed, _closed: reserved, _names: names })
+    }
+
+    /// What has reached the receivers so far.
+    pub(super) fn visits(&self) -> Visits {
+        self.receiver.visits().and(self.old.visits())
+    }
+
+    /// `host:port` of what has let its certificate expire.
+    pub(super) fn expired(&self) -> String {
+        format!("{}:{}", host::OLD, self.old.address.port())
     }
 
     /// `host:port` of what stands on the receiver's port.
@@ -103,6 +129,8 @@ impl Stage {
 fn zone() -> Zone {
     Zone::from([
         (host::JIRA, vec![LOOPBACK]),
+        (host::HOOKS, vec![LOOPBACK]),
+        (host::OLD, vec![LOOPBACK]),
         (host::STOPPED, vec![LOOPBACK]),
         (host::SHARED, vec![LOOPBACK]),
         (host::OTHER, vec![LOOPBACK]),
@@ -114,8 +142,16 @@ fn zone() -> Zone {
     ])
 }
 
+/// Where everything listens, or does not.
+struct Ports {
+    receiver: SocketAddr,
+    old: SocketAddr,
+    closed: SocketAddr,
+}
+
 /// The gateway's configuration, as an operator would write it but for `allow_loopback`.
-fn configuration(names: SocketAddr, receiver: SocketAddr, closed: SocketAddr) -> String {
+fn configuration(names: SocketAddr, ports: &Ports) -> String {
+    let Ports { receiver, old, closed } = *ports;
     let approved = |network: &str| {
         format!(
             "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"{network}\"]\n"
@@ -131,8 +167,18 @@ fn configuration(names: SocketAddr, receiver: SocketAddr, closed: SocketAddr) ->
     };
     let loopback = approved("127.0.0.0/8");
     let metadata = approved("169.254.0.0/16");
+    let hook = format!(
+        "\n[[targets]]\nid = \"acme-hook\"\nprovider_key = \"generic_webhook\"\n\
+         deployment_mode = \"webhook-only\"\n\
+         base_url = \"https://{}:{}{DELIVERIES}\"\n\
+         signing_secret = {{ env = \"{SECRET_VARIABLE}\" }}\n\
+         ownership = \"confirmed\"\n{loopback}",
+        host::HOOKS,
+        receiver.port()
+    );
     let targets = [
         jira("acme-jira", host::JIRA, receiver, "", &loopback),
+        jira("acme-old", host::OLD, old, "", &loopback),
         jira("acme-stopped", host::STOPPED, closed, "", &loopback),
         jira("acme-shared", host::SHARED, receiver, "/jira", &loopback),
         jira("acme-gitlab", host::GITLAB, receiver, "", ""),
@@ -149,8 +195,9 @@ fn configuration(names: SocketAddr, receiver: SocketAddr, closed: SocketAddr) ->
          [[clients]]\nname = \"{CLIENT}\"\ntoken = {{ env = \"{TOKEN_VARIABLE}\" }}\n\
          targets = [\"acme-*\"]\n\
          [dns]\nservers = [\"{names}\"]\n\
+         [tls]\nextra_roots = [\"{ROOTS_FILE}\"]\n\
          [policy]\nrequire_current_check = false\nallow_loopback = true\n\
-         {}",
+         {}{hook}",
         targets.concat()
     )
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::{Framing, Head, HeadFault, is_token, mark_sensitive};
 
@@ -46,6 +46,23 @@ pub(super) fn finish(mut head: Head) -> Result<Head, HeadFault> {
     Ok(head)
 }
 
+/// Judges fields that came over HTTP/2 by what is asked of HTTP/1's, as they go out over either:
+/// HTTP/2 itself only has the length agree with the data, however it is written.
+pub fn check_http2(headers: &HeaderMap) -> Result<(), HeadFault> {
+    headers.keys().try_for_each(check_name)?;
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    lengths.next().map_or(Ok(0), |value| length(value.as_bytes()))?;
+    if lengths.next().is_some() {
+        return Err(HeadFault::ContentLengthRepeated);
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    hosts.next().map_or(Ok(()), |value| check_host(value.as_bytes()))?;
+    if hosts.next().is_some() {
+        return Err(HeadFault::HostRepeated);
+    }
+    Ok(())
+}
+
 fn field_name(name: &[u8]) -> Result<HeaderName, HeadFault> {
     if name.is_empty() {
         return Err(HeadFault::FieldNameEmpty);
@@ -57,10 +74,15 @@ fn field_name(name: &[u8]) -> Result<HeaderName, HeadFault> {
         return Err(HeadFault::FieldNameInvalid);
     }
     let name = HeaderName::from_bytes(name).map_err(|_| HeadFault::FieldNameInvalid)?;
+    check_name(&name)?;
+    Ok(name)
+}
+
+fn check_name(name: &HeaderName) -> Result<(), HeadFault> {
     if LOOKALIKES.contains(&name.as_str()) {
         return Err(HeadFault::FieldNameLookalike);
     }
-    Ok(name)
+    Ok(())
 }
 
 /// RFC 9110 §8.6, less its leave to take equal values for one, and less leading zeros, which some
@@ -71,13 +93,17 @@ fn content_length(head: &mut Head, value: &[u8]) -> Result<(), HeadFault> {
         Framing::Length(_) => return Err(HeadFault::ContentLengthRepeated),
         Framing::Chunked => return Err(HeadFault::LengthAndEncoding),
     }
-    let digits = str::from_utf8(value)
+    head.framing = Framing::Length(length(value)?);
+    Ok(())
+}
+
+fn length(value: &[u8]) -> Result<u64, HeadFault> {
+    str::from_utf8(value)
         .ok()
         .filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))
         .filter(|value| *value == "0" || !value.starts_with('0'))
-        .ok_or(HeadFault::ContentLengthInvalid)?;
-    head.framing = Framing::Length(digits.parse().map_err(|_| HeadFault::ContentLengthInvalid)?);
-    Ok(())
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(HeadFault::ContentLengthInvalid)
 }
 
 /// RFC 9112 §6.1, with `chunked` as the only coding.

@@ -20,6 +20,7 @@ use http::header::{AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 pub use fault::HeadFault;
+pub use field::check_http2;
 
 /// Most fields one head may have.
 ///

@@ -328,6 +328,36 @@ fn field_names_are_tokens_right_before_their_colon() {
 }
 
 #[test]
+fn fields_of_http2_are_held_to_the_same() {
+    let check = |lines: &[(&'static str, &'static str)]| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        check_http2(&headers)
+    };
+    let length = "content-length";
+    let good: [&[_]; 4] =
+        [&[], &[(length, "0")], &[(length, "10"), ("host", "a.example:443")], &[("x-a", "a, b")]];
+    for lines in good {
+        assert_eq!(check(lines), Ok(()), "{lines:?}");
+    }
+    let bad: [(&[_], _); 8] = [
+        (&[(length, "010")], HeadFault::ContentLengthInvalid),
+        (&[(length, "5 ")], HeadFault::ContentLengthInvalid),
+        (&[(length, "5, 5")], HeadFault::ContentLengthInvalid),
+        (&[(length, "5"), (length, "5")], HeadFault::ContentLengthRepeated),
+        (&[("content_length", "5")], HeadFault::FieldNameLookalike),
+        (&[("transfer_encoding", "chunked")], HeadFault::FieldNameLookalike),
+        (&[("host", "a.example, b.example")], HeadFault::HostInvalid),
+        (&[("host", "a.example"), ("host", "a.example")], HeadFault::HostRepeated),
+    ];
+    for (lines, fault) in bad {
+        assert_eq!(check(lines), Err(fault), "{lines:?}");
+    }
+}
+
+#[test]
 fn a_head_has_at_most_100_fields() {
     let lines: Vec<_> = (1..=FIELDS_MAX).map(|field| format!("X-{field}: a")).collect();
     let lines: Vec<_> = lines.iter().map(String::as_str).collect();

@@ -19,7 +19,7 @@ use http_body_util::{Either, Empty};
 use hyper::body::Body;
 use tokio::time::Instant;
 
-use super::Server;
+use super::{Server, connection::malformed, head::check_http2};
 use crate::{
     forward::{
         body::{BodyError, ClientBody, ResponseBody},
@@ -64,6 +64,11 @@ impl Client {
     /// One stream, from its head to its end.
     async fn answer(self: Arc<Self>, request: Request<RecvStream>, to: SendResponse<Bytes>) {
         let read_at = Instant::now();
+        if let Err(fault) = check_http2(request.headers()) {
+            let (method, refusal) = (request.method(), malformed(fault));
+            let problem = self.server.gateway.refuse(refusal, Some(method.as_str()), read_at);
+            return self.say(to, method, problem.into_response()).await;
+        }
         if request.method() == Method::CONNECT {
             self.connect(request, to, read_at).await;
         } else {

@@ -250,6 +250,21 @@ async fn a_session_is_resumed_by_its_target_and_by_no_other() {
 }
 
 #[tokio::test]
+async fn without_sessions_none_is_resumed_and_none_is_left_behind() {
+    for only in [&TLS13, &TLS12] {
+        let (root, server) = good(Manner { only: Some(only), ..Manner::default() }).await;
+        let tls = trusting(&root);
+        for _ in 0..2 {
+            let facts = server.greet(&tls.without_sessions(), "a.example").await;
+            assert!(!facts.resumed && facts.certificate.is_some());
+        }
+        assert!(!server.greet(&tls, "a.example").await.resumed);
+        assert!(!server.greet(&tls.without_sessions(), "a.example").await.resumed);
+        assert!(server.greet(&tls, "a.example").await.resumed);
+    }
+}
+
+#[tokio::test]
 async fn a_session_is_not_resumed_under_other_settings() {
     let (root, server) = good(Manner::default()).await;
     let outbound = Outbound::new(roots(&root));

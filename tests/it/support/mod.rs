@@ -2,10 +2,12 @@
 
 pub(crate) mod canary;
 pub(crate) mod config;
+pub(crate) mod disk;
 pub(crate) mod dns;
 pub(crate) mod far;
 pub(crate) mod gateway;
 pub(crate) mod h2;
+pub(crate) mod hook;
 pub(crate) mod hop;
 pub(crate) mod http;
 pub(crate) mod lab;

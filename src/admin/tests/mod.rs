@@ -1,6 +1,11 @@
 //! The admin listener over real sockets.
 #![expect(clippy::disallowed_methods, reason = "the client of these tests connects to loopback")]
 
+mod decisions;
+mod document;
+mod explain;
+mod origins;
+
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
@@ -15,12 +20,26 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
-use super::*;
+use super::{
+    token::{Role, Token},
+    *,
+};
 use crate::{
+    check::Board,
+    config,
+    deliveries::Deliveries,
     reason::{Cause, Code},
+    secret::Secret,
+    sightings::Sightings,
+    store::Store,
     target::provider::Catalogue,
+    telemetry::metrics::Metrics,
+    view::{Shared, View},
 };
 
 /// Long enough for any machine; only a failing test waits for it.
@@ -79,11 +98,50 @@ fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle
     AbortOnDropHandle::new(handle)
 }
 
+/// A gateway of this configuration, which asks no DNS but that of loopback, where nobody answers.
+async fn gateway(config: &str) -> Arc<Gateway> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(folder.path().join("token"), "a-token-of-the-test").unwrap();
+    std::fs::write(&file, format!("dns.servers = [\"127.0.0.1:9\"]\n{config}")).unwrap();
+    let config = config::load(&[file]).unwrap().config;
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let (sightings, _writer) = Sightings::new(Vec::new(), store.clone());
+    let (deliveries, _writer) = Deliveries::new(store.clone());
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let shared = Shared {
+        sightings: Arc::new(sightings),
+        metrics: Arc::clone(&metrics),
+        needs_egress: false,
+    };
+    let view = View::new(config, Vec::new(), &shared, None).unwrap();
+    let view = Arc::new(ArcSwap::from_pointee(view));
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (checks, _writer) = Board::new(Arc::clone(&metrics), store, tasks.clone(), stop);
+    Arc::new(Gateway::new(view, metrics, Arc::new(deliveries), Arc::new(checks), &tasks))
+}
+
+/// What a listener works with, on a store of its own.
+async fn state(gateway: Arc<Gateway>, probe: Arc<dyn Probe>, view: AdminView) -> AdminState {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    let (snapshot, checks) = (Arc::clone(&gateway.view), Arc::clone(&gateway.checks));
+    let inventory = Inventory::open(store.clone(), snapshot, checks, "tls".into(), None).await;
+    AdminState::new(gateway, Arc::new(inventory.unwrap()), store, probe, view)
+}
+
 async fn start(view: AdminView, probe: impl Probe, limits: Limits) -> Admin {
+    start_with(gateway("").await, view, probe, limits).await
+}
+
+async fn start_with(
+    gateway: Arc<Gateway>,
+    view: AdminView,
+    probe: impl Probe,
+    limits: Limits,
+) -> Admin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let state = Arc::new(AdminState::new(metrics, Arc::new(probe), view));
+    let state = Arc::new(state(gateway, Arc::new(probe), view).await);
     let stop = CancellationToken::new();
     let serving = spawn(serve(listener, Arc::clone(&state), limits, stop.clone()));
     Admin { address, state, stop, serving }
@@ -174,6 +232,14 @@ impl Admin {
 
     async fn get(&self, path: &str) -> Answer {
         self.request(&format!("GET {path}"), "").await
+    }
+
+    /// A POST of JSON.
+    async fn post(&self, path: &str, body: &str, fields: &str) -> Answer {
+        let length = body.len();
+        let kind = "Content-Type: application/json\r\n";
+        let head = format!("{kind}{fields}Content-Length: {length}\r\nConnection: close\r\n");
+        self.send(&format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n{body}")).await
     }
 
     async fn get_from_host(&self, path: &str, hosts: &[&str]) -> Answer {
@@ -318,8 +384,9 @@ async fn readiness_turns_when_a_check_fails_and_back() {
 
 #[tokio::test]
 async fn a_probe_that_hangs_is_not_ready_within_its_limit() {
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let state = Arc::new(AdminState::new(metrics, Arc::new(Gate::default()), AdminView::default()));
+    let gateway = gateway("").await;
+    let state = state(gateway, Arc::new(Gate::default()), AdminView::default()).await;
+    let state = Arc::new(state);
     let begun = tokio::time::Instant::now();
     let answer = timeout(PATIENCE, health::readyz(axum::extract::State(state))).await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -523,7 +590,7 @@ async fn a_connection_beyond_the_limit_waits_for_a_place() {
 async fn a_peer_that_reads_nothing_is_cut() {
     let limits = Limits { write_timeout: Duration::from_millis(500), ..Limits::default() };
     let admin = start(AdminView::default(), Switch::on(), limits).await;
-    let gauge = admin.state.metrics.connections.with_label_values(&["admin"]);
+    let gauge = admin.state.gateway.metrics.connections.with_label_values(&["admin"]);
     let mut deaf = TcpStream::connect(admin.address).await.unwrap();
     let request = b"GET /v1/reasons HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
     let asked = timeout(PATIENCE, async {

@@ -1,0 +1,195 @@
+//! A target as the API takes it: JSON, its secrets apart.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
+
+use figment::value::Value;
+use serde_json::Map;
+
+use crate::{
+    fields::{Fields, Problem, Problems},
+    reason::{About, Cause, DeploymentMode, Refusal},
+    secret::Secret,
+    target::{Ownership, Surroundings, Target, provider::Catalogue, read_draft},
+    view::View,
+    webhook::signature::Key,
+};
+
+use super::Fault;
+
+/// JSON, as an object.
+pub type Json = Map<String, serde_json::Value>;
+
+/// Keys under which a target's secrets are taken.
+const SECRETS: [&str; 4] =
+    ["signing_secret", "webhook_secret", "secret", "signing_secret_previous"];
+
+/// What answers show besides what is taken: a client may send back what it got.
+const SHOWN_ONLY: [&str; 7] = [
+    "source",
+    "version",
+    "created_at",
+    "updated_at",
+    "signing_secret_status",
+    "warnings",
+    "problems",
+];
+
+/// The names that a target may refer to, and the folder of its files.
+#[derive(Clone, Debug)]
+pub(super) struct Around {
+    tunnels: BTreeSet<Box<str>>,
+    resolvers: BTreeSet<Box<str>>,
+    folder: PathBuf,
+    /// Whether every name and file counts as known.
+    anything: bool,
+}
+
+impl Around {
+    /// For looking at a target whose names have gone.
+    pub(super) fn anything(around: &Self) -> Self {
+        Self { anything: true, ..around.clone() }
+    }
+
+    pub(super) fn of(view: &View, folder: &Path) -> Self {
+        Self {
+            tunnels: view.tunnel_names().map(Into::into).collect(),
+            resolvers: view.egress.resolvers.keys().map(|name| name.as_str().into()).collect(),
+            folder: folder.to_owned(),
+            anything: false,
+        }
+    }
+}
+
+/// A document without its secrets, as it is kept, and the target that it makes with them.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) document: Json,
+    pub(super) target: Target,
+}
+
+/// Reads the body of a request. `former` is the target as it is known, whose URL may have been
+/// shown without its query.
+///
+/// # Errors
+/// Everything that is wrong with it; [`Fault::Unsafe`] where it is the URL.
+pub(super) fn read(
+    id: &str,
+    mut body: Json,
+    former: Option<&Target>,
+    around: &Around,
+) -> Result<Draft, Fault> {
+    let mut problems = Problems::new();
+    let mut problem = |key: &str, message: &str| {
+        problems.push(Problem { key: key.to_owned(), message: message.to_owned() });
+    };
+    match body.remove("id") {
+        None => {}
+        Some(serde_json::Value::String(own)) if own == id => {}
+        Some(_) => problem("id", "the id is the one of the path; leave it out, or write the same"),
+    }
+    body.retain(|key, value| !value.is_null() && !SHOWN_ONLY.contains(&key.as_str()));
+    restore_query(&mut body, former);
+    let read = target(id, &body, around);
+    let mut document = body;
+    document.retain(|key, _| !SECRETS.contains(&key.as_str()));
+    match read {
+        Ok(target) if problems.is_empty() => Ok(Draft { document, target }),
+        Ok(_) => Err(Fault::Invalid(problems)),
+        Err(more) => {
+            problems.extend(more);
+            Err(unsafe_url(id, &document, &problems).unwrap_or(Fault::Invalid(problems)))
+        }
+    }
+}
+
+/// Makes a target of a document.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn target(id: &str, document: &Json, around: &Around) -> Result<Target, Problems> {
+    let one = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
+    let value = Value::serialize(document).map_err(|error| one("", error.to_string()))?;
+    let Some(mut dict) = value.into_dict() else {
+        return Err(one("", "expected an object".to_owned()));
+    };
+    dict.insert("id".to_owned(), id.into());
+    let surroundings = Surroundings {
+        catalogue: Catalogue::embedded(),
+        has_tunnel: &|name| around.anything || around.tunnels.contains(name),
+        has_resolver: &|name| around.anything || around.resolvers.contains(name),
+        ownership: Ownership::Unclear,
+        secret: &secret,
+        file: &|name| {
+            if around.anything { Ok(around.folder.join(name)) } else { file(&around.folder, name) }
+        },
+    };
+    let mut problems = Problems::new();
+    let target = read_draft(Fields::new("", dict, &mut problems), &surroundings);
+    if let Some(target) = &target {
+        problems.extend(cannot_sign(target));
+    }
+    target.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+fn secret(value: &Value) -> Result<Secret, String> {
+    let text = value.as_str().ok_or("expected the secret as a string")?;
+    Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
+/// A file of the API's targets lies in the one folder for them: whoever may change targets must not
+/// learn what else is on this machine.
+fn file(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let shown = folder.display();
+    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || name.is_empty() {
+        return Err(format!("name a file inside {shown}, without a folder of its own above it"));
+    }
+    let missing = || format!("there is no readable file of this name in {shown}");
+    let path = folder.join(name);
+    // By where it really is: a link must not lead out.
+    let real = path.canonicalize().map_err(|_| missing())?;
+    let inside = folder.canonicalize().map_err(|_| missing())?;
+    if real.starts_with(inside) && real.is_file() { Ok(path) } else { Err(missing()) }
+}
+
+/// Secrets that are no secrets of the target's format.
+fn cannot_sign(target: &Target) -> impl Iterator<Item = Problem> {
+    let signing = &target.signing;
+    let secrets =
+        [("signing_secret", &signing.secret), ("signing_secret_previous", &signing.previous)];
+    let wrong = secrets.map(|(key, secret)| {
+        let error = Key::new(secret.as_ref()?, signing.format).err()?;
+        Some(Problem { key: key.to_owned(), message: error.to_string() })
+    });
+    wrong.into_iter().flatten()
+}
+
+/// A URL is shown without its query. One that comes back so means the one that is known.
+fn restore_query(body: &mut Json, former: Option<&Target>) {
+    let Some(former) = former else { return };
+    let Some(query) = former.base.query() else { return };
+    for key in ["base_url", "webhook_url"] {
+        let Some(serde_json::Value::String(text)) = body.get_mut(key) else { continue };
+        if *text == former.base.to_string() {
+            *text = format!("{}{}?{query}", former.base.origin, former.base.path());
+        }
+    }
+}
+
+/// The refusal of a URL that no target may have, where that is what is wrong.
+fn unsafe_url(id: &str, document: &Json, problems: &Problems) -> Option<Fault> {
+    let key = ["base_url", "webhook_url"].into_iter().find(|key| document.contains_key(*key))?;
+    let problem = problems.iter().find(|problem| problem.key == key)?;
+    let word = document.get("deployment_mode").and_then(serde_json::Value::as_str);
+    let mode = DeploymentMode::ALL.into_iter().find(|mode| Some(mode.as_str()) == word);
+    let about = About {
+        target_id: id.into(),
+        mode: mode.unwrap_or(DeploymentMode::SelfHosted),
+        allowlist_lacks_egress: false,
+    };
+    let detail = format!("{key}: {}", problem.message);
+    Some(Fault::Unsafe(Box::new(Refusal::new(Cause::UrlNotApproved, detail).about(about))))
+}
