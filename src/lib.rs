@@ -23,6 +23,7 @@ pub mod target;
 pub mod webhook;
 
 // the way out
+pub mod carrier;
 pub mod dial;
 pub mod egress;
 pub mod resolve;

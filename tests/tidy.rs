@@ -41,8 +41,9 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
-    ("tunnel", "dial origin policy reason secret"),
-    ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
+    ("tunnel", "dial origin policy reason resolve secret target telemetry tls"),
+    ("carrier", "tls tunnel"),
+    ("egress", "carrier dial origin policy reason resolve sightings target telemetry tls tunnel"),
     ("decisions", ""),
     ("record", "decisions egress reason target telemetry"),
     // configuration, and what a request sees of it
@@ -50,9 +51,10 @@ const LAYERS: &[(&str, &str)] = &[
     ("admin::token", "secret"),
     (
         "config",
-        "admin::token client fields origin resolve secret server::tls target telemetry webhook",
+        "admin::token client fields origin resolve secret server::tls target telemetry tunnel \
+         webhook",
     ),
-    ("view", "client config dial egress policy resolve sightings target telemetry tls"),
+    ("view", "client config dial egress policy resolve sightings target telemetry tls tunnel"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),

@@ -37,7 +37,6 @@ pub use settings::{
     Admin, Config, Egress, ExtraRoots, Limits, Policy, Proxy, ResolverSettings, Store, Telemetry,
 };
 pub use store_url::StoreUrl;
-pub use tunnel::{Credentials, HttpTunnel, SocksTunnel, Tunnel, TunnelTls, WireGuardTunnel};
 
 use clients::ClientEntry;
 use document::Document;
@@ -49,6 +48,9 @@ use reload::Seen;
 use targets::{Known, Targets};
 
 use crate::fields::{Fields, Problems};
+pub use crate::tunnel::{
+    Credentials, HttpTunnel, Settings as Tunnel, SocksTunnel, TunnelTls, WireGuardTunnel,
+};
 
 /// Largest configuration file, in bytes: ten times what 100,000 targets take.
 const FILE_BYTES_MAX: u64 = 256 << 20;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf, ti
 
 use ipnet::IpNet;
 
-use super::{store_url::StoreUrl, tunnel::Tunnel};
+use super::{Tunnel, store_url::StoreUrl};
 use crate::{
     admin::token::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
     server::tls::ServerTls, target::Target, telemetry::LogFormat,
@@ -82,8 +82,9 @@ pub struct Admin {
 pub struct ResolverSettings {
     /// Its servers in order of preference, at least one.
     pub servers: Vec<Server>,
-    /// The tunnel through which they are asked. Default: directly.
-    pub tunnel: Option<String>,
+    /// The tunnels through which they are asked, in the order in which they are tried. Default:
+    /// none, and they are asked directly.
+    pub tunnels: Vec<String>,
 }
 
 /// What may leave, beyond each target's own settings.

@@ -223,7 +223,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.admin.tokens[1].role, crate::admin::token::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
-    assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));
+    assert_eq!(config.resolvers["acme"].tunnels, ["acme"]);
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
     let former: Vec<_> =
         config.store.previous_keys.iter().map(crate::secret::Secret::expose).collect();

@@ -1,7 +1,8 @@
 //! The only place that opens sockets: dials vetted addresses from the egress address.
 //!
 //! Traffic goes through [`Direct::connect`], which takes nothing but vetted addresses. The two
-//! functions that take any address, [`tcp_to`] and [`udp_to`], are for the name servers alone.
+//! functions that take any address, [`tcp_to`] and [`udp_to`], are for name servers and for the far
+//! ends of tunnels alone.
 
 mod direct;
 mod error;

@@ -48,9 +48,11 @@ pub(super) async fn connect(
     }
 }
 
-/// A TCP connection to a name server, bound to the egress address. No time limit of its own.
+/// A TCP connection to what the configuration names, bound to the egress address. No time limit of
+/// its own.
 ///
-/// For name servers alone, which the operator chose: the address is not vetted.
+/// For name servers and for the far ends of tunnels alone, which the operator chose: the address is
+/// not vetted.
 pub(crate) async fn tcp_to(server: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     connect(server, source).await.map_err(io::Error::from)
 }

@@ -57,6 +57,7 @@ mod smuggling;
 mod sni;
 mod telemetry;
 mod tls_targets;
+mod tunnels;
 mod upgrade;
 mod webhook;
 mod webhook_h2;
