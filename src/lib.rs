@@ -22,6 +22,7 @@ pub mod target;
 pub mod webhook;
 
 // the way out
+pub mod connector;
 pub mod dial;
 pub mod egress;
 pub mod resolve;

@@ -40,6 +40,9 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
+    ("tunnel::error", "reason"),
+    ("forward::pump", ""),
+    ("connector", "dial forward::pump origin policy store telemetry tunnel::error"),
     ("tunnel", "dial origin policy reason secret"),
     ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
     ("record", "egress reason target telemetry"),
@@ -67,7 +70,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "config destination explain fields lifecycle origin policy secret sightings store target \
+        "config connector destination explain fields lifecycle origin policy secret sightings store target \
          telemetry view webhook",
     ),
 ];

@@ -6,6 +6,7 @@
 )]
 
 mod config;
+mod connector;
 mod demo;
 mod explain;
 mod health;
@@ -53,6 +54,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
     Verify(verify::Arguments),
+    /// Run the customer's end of a reverse tunnel, or enrol, list and revoke connectors
+    Connector(connector::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
     /// Print a completion script for a shell
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Config(ConfigCommand::Check(files)) => config::check(&files),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Connector(arguments) => connector::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

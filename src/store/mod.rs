@@ -1,5 +1,6 @@
 //! What survives a restart, in SQLite.
 
+pub mod connectors;
 pub mod deliveries;
 
 use std::{path::Path, time::Duration};

@@ -1,5 +1,5 @@
 //! Ways into private networks: each takes a vetted address and gives a stream, or says why not.
 
-mod error;
+pub mod error;
 
 pub use error::TunnelError;

@@ -1,0 +1,72 @@
+//! `connector --config FILE`: runs the customer's end until it is told to stop.
+
+use std::{path::Path, process::ExitCode};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{USAGE, fail};
+use crate::{
+    connector::client::{self, settings::Settings},
+    telemetry,
+};
+
+pub(super) fn run(file: &Path) -> ExitCode {
+    let settings = match Settings::load(file) {
+        Ok(settings) => settings,
+        Err(error) => return fail(error, USAGE),
+    };
+    let guard = match telemetry::init(settings.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(format!("{error:#}"), USAGE),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error, 1),
+    };
+    let outcome = runtime.block_on(serve(settings));
+    // Log lines first, so that the reason for an error stands below them.
+    drop(runtime);
+    drop(guard);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(format!("{error:#}"), 1),
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        connector = settings.name,
+        key = %settings.key.pin(),
+        "started"
+    );
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    let mut running = std::pin::pin!(client::run(settings, stop.clone()));
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(drain_timeout = ?client::DRAIN_TIMEOUT, "draining");
+    tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    stop.cancel();
+    tokio::select! {
+        ended = running => ended?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell, which is not an error.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}
