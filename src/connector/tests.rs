@@ -219,9 +219,13 @@ async fn five_hundred_streams_at_once_keep_their_bytes_apart() {
     let lab = Lab::new().await;
     let address = echo().await;
     let _running = lab.connector(&[address]).await;
+    let mut open = Vec::new();
+    for _ in 0..500 {
+        open.push(lab.open(address).await.unwrap());
+    }
+    assert_eq!(lab.connectors.status("acme").streams, 500);
     let mut streams = JoinSet::new();
-    for number in 0..500_u32 {
-        let mut stream = lab.open(address).await.unwrap();
+    for (number, mut stream) in (0_u32..).zip(open) {
         streams.spawn(async move {
             let sent = number.to_be_bytes().repeat(2000);
             let (mut read, mut write) = tokio::io::split(&mut stream);
@@ -235,7 +239,6 @@ async fn five_hundred_streams_at_once_keep_their_bytes_apart() {
             assert_eq!(got, sent);
         });
     }
-    assert_eq!(lab.connectors.status("acme").streams, 500);
     let ended = within(streams.join_all()).await;
     assert_eq!(ended.len(), 500);
 }

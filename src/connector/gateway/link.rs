@@ -1,11 +1,14 @@
 //! One connection of a connector, from its introduction to its end.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -57,9 +60,13 @@ pub(super) struct Link {
     streams: Arc<AtomicUsize>,
     /// Microseconds; 0 while none was measured.
     round_trip: AtomicU64,
+    /// The connector goes away: what is open ends, and nothing new begins.
+    closing: AtomicBool,
     /// Ends it at once.
     pub(super) cut: CancellationToken,
 }
+
+type Wired = Connection<Wire<TlsStream<TcpStream>>, Bytes>;
 
 /// One stream, counted for as long as it lives.
 #[derive(Debug)]
@@ -98,6 +105,25 @@ impl Link {
     pub(super) fn round_trip(&self) -> Option<Duration> {
         let micros = self.round_trip.load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// Whether it takes new streams.
+    pub(super) fn is_open(&self) -> bool {
+        !self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Moves the connection on, and looks each time whether the connector goes away (GOAWAY): h2
+    /// says so only to who asks.
+    async fn drive(&self, connection: &mut Wired) -> Result<(), h2::Error> {
+        let mut requests = self.requests.clone();
+        poll_fn(|cx| {
+            let ended = Pin::new(&mut *connection).poll(cx);
+            if let Poll::Ready(Err(_)) = requests.poll_ready(cx) {
+                self.closing.store(true, Ordering::Relaxed);
+            }
+            ended
+        })
+        .await
     }
 
     fn note_round_trip(&self, round_trip: Duration) {
@@ -156,7 +182,8 @@ fn lost() -> NotOpened {
     NotOpened::TryAnother(TunnelError::Unreachable("the connector's connection was lost".into()))
 }
 
-/// What it means that a stream has no answer.
+/// What it means that a stream has no answer. Where nothing was sent, or nothing was looked at,
+/// another connection may do.
 fn not_answered(error: &h2::Error) -> NotOpened {
     if error.is_reset() && error.is_remote() && error.reason() != Some(h2::Reason::REFUSED_STREAM) {
         let text = "the connector resets a stream that it has not answered";
@@ -188,6 +215,7 @@ pub(super) async fn hold(connectors: Arc<Connectors>, introduced: Introduced) {
         requests,
         streams: Arc::default(),
         round_trip: AtomicU64::new(0),
+        closing: AtomicBool::new(false),
         cut: connectors.cut.child_token(),
     });
     link.note_round_trip(round_trip);
@@ -207,7 +235,7 @@ pub(super) async fn hold(connectors: Arc<Connectors>, introduced: Introduced) {
 async fn keep(
     connectors: &Connectors,
     link: &Arc<Link>,
-    connection: &mut Connection<Wire<TlsStream<TcpStream>>, Bytes>,
+    connection: &mut Wired,
     pings: h2::PingPong,
     heard: &Heard,
 ) -> &'static str {
@@ -221,9 +249,10 @@ async fn keep(
         ask_to_leave(link.requests.clone()).await;
     });
     let mut has_asked = false;
+    let mut driven = std::pin::pin!(link.drive(connection));
     loop {
         tokio::select! {
-            result = &mut *connection => return ended(result),
+            result = &mut driven => return ended(result),
             () = &mut silent => return "silent",
             () = link.cut.cancelled() => return "cut",
             // It goes on carrying what is under way while the connector dials the successor.

@@ -57,9 +57,9 @@ struct Name {
 /// How a name's connections are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Connections that stand.
+    /// Connections that take new streams.
     pub links: usize,
-    /// Streams that are open on them.
+    /// Streams that are open, also on connections that take no new ones.
     pub streams: usize,
     /// The shortest round trip that was measured last, over all of them.
     pub round_trip: Option<Duration>,
@@ -106,10 +106,11 @@ impl Connectors {
     pub fn status(&self, name: &str) -> Status {
         let names = self.names();
         let links = names.get(name).map(|name| name.links.as_slice()).unwrap_or_default();
+        let open = links.iter().filter(|link| link.is_open());
         Status {
-            links: links.len(),
+            links: open.clone().count(),
             streams: links.iter().map(|link| link.streams()).sum(),
-            round_trip: links.iter().filter_map(|link| link.round_trip()).min(),
+            round_trip: open.filter_map(|link| link.round_trip()).min(),
         }
     }
 
@@ -120,7 +121,8 @@ impl Connectors {
 
     fn least_busy(&self, name: &str, tried: &[u64]) -> Option<Arc<Link>> {
         let names = self.names();
-        let untried = names.get(name)?.links.iter().filter(|link| !tried.contains(&link.id));
+        let open = names.get(name)?.links.iter().filter(|link| link.is_open());
+        let untried = open.filter(|link| !tried.contains(&link.id));
         untried.min_by_key(|link| link.streams()).map(Arc::clone)
     }
 
