@@ -35,6 +35,7 @@ mod authority;
 mod clients;
 mod config;
 mod connect;
+mod connector;
 mod dns;
 mod interim;
 mod lifecycle;
