@@ -66,7 +66,7 @@ pub(super) async fn ask(pings: &mut PingPong, heard: &Heard) -> Option<Duration>
 /// Ready when the other end was silent, was asked, and stayed silent. `nudge` makes it be asked
 /// at once; each round trip is shown to `note`.
 pub(super) async fn until_silent(
-    mut pings: PingPong,
+    pings: &mut PingPong,
     heard: &Heard,
     mut nudge: impl AsyncFnMut(),
     note: impl Fn(Duration),
@@ -79,7 +79,7 @@ pub(super) async fn until_silent(
         if heard.take() && !nudged {
             continue;
         }
-        match ask(&mut pings, heard).await {
+        match ask(pings, heard).await {
             Some(round_trip) => note(round_trip),
             None => return,
         }

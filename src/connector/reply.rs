@@ -17,13 +17,13 @@ pub(super) enum Refused {
     /// It has no room for another stream.
     Busy,
     /// Nothing listens there.
-    DialRefused,
+    NothingListens,
     /// No way leads there.
-    DialUnreachable,
+    NoRoute,
     /// Nothing answers there in time.
-    DialTimeout,
+    NoAnswer,
     /// The connection fails otherwise.
-    DialFailed,
+    Failed,
 }
 
 impl Refused {
@@ -31,10 +31,10 @@ impl Refused {
         Self::NotAllowed,
         Self::NotAnAddress,
         Self::Busy,
-        Self::DialRefused,
-        Self::DialUnreachable,
-        Self::DialTimeout,
-        Self::DialFailed,
+        Self::NothingListens,
+        Self::NoRoute,
+        Self::NoAnswer,
+        Self::Failed,
     ];
 
     const fn status(self) -> StatusCode {
@@ -42,8 +42,8 @@ impl Refused {
             Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::NotAnAddress => StatusCode::BAD_REQUEST,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::DialRefused | Self::DialUnreachable | Self::DialFailed => StatusCode::BAD_GATEWAY,
-            Self::DialTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NothingListens | Self::NoRoute | Self::Failed => StatusCode::BAD_GATEWAY,
+            Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -53,10 +53,10 @@ impl Refused {
             Self::NotAllowed => "not_allowed",
             Self::NotAnAddress => "not_an_address",
             Self::Busy => "busy",
-            Self::DialRefused => "refused",
-            Self::DialUnreachable => "unreachable",
-            Self::DialTimeout => "timeout",
-            Self::DialFailed => "failed",
+            Self::NothingListens => "refused",
+            Self::NoRoute => "unreachable",
+            Self::NoAnswer => "timeout",
+            Self::Failed => "failed",
         }
     }
 
@@ -91,10 +91,10 @@ impl From<Refused> for TunnelError {
                 Self::Protocol("the connector does not read the address".into())
             }
             Refused::Busy => Self::Unreachable("the connector has no room for a stream".into()),
-            Refused::DialRefused => beyond("connection refused"),
-            Refused::DialUnreachable => beyond("no way leads to the address"),
-            Refused::DialTimeout => beyond("no answer to the connection attempt in time"),
-            Refused::DialFailed => beyond("connection failed"),
+            Refused::NothingListens => beyond("connection refused"),
+            Refused::NoRoute => beyond("no way leads to the address"),
+            Refused::NoAnswer => beyond("no answer to the connection attempt in time"),
+            Refused::Failed => beyond("connection failed"),
         }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         response.headers_mut().insert(REASON, HeaderValue::from_static("<script>"));
         assert_eq!(Refused::read(&response), Some(Refused::NotAllowed));
         *response.status_mut() = StatusCode::BAD_GATEWAY;
-        assert_eq!(Refused::read(&response), Some(Refused::DialFailed));
+        assert_eq!(Refused::read(&response), Some(Refused::Failed));
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
         assert_eq!(Refused::read(&response), None);
     }
@@ -125,10 +125,10 @@ mod tests {
     fn each_becomes_what_a_tunnel_says() {
         for (refused, denied, beyond) in [
             (Refused::NotAllowed, true, false),
-            (Refused::DialRefused, false, true),
-            (Refused::DialUnreachable, false, true),
-            (Refused::DialTimeout, false, true),
-            (Refused::DialFailed, false, true),
+            (Refused::NothingListens, false, true),
+            (Refused::NoRoute, false, true),
+            (Refused::NoAnswer, false, true),
+            (Refused::Failed, false, true),
         ] {
             let error = TunnelError::from(refused);
             assert_eq!(matches!(error, TunnelError::Denied(_)), denied, "{refused:?}");

@@ -343,9 +343,10 @@ async fn a_lost_connection_resets_its_streams_at_the_target_too() {
 async fn a_token_enrols_once_in_time_and_only_with_the_pinned_gateway() {
     let lab = Lab::new().await;
     let token = lab.token("acme", 60).await;
-    let refused = async |token: &Token| match enrol(token, &lab.new_key()).await.unwrap_err() {
-        LinkError::Refused(why, _) => why,
-        other => panic!("{other:?}"),
+    let refused = async |token: &Token| {
+        let error = enrol(token, &lab.new_key()).await.unwrap_err();
+        let LinkError::Refused(why, _) = error else { panic!("{error:?}") };
+        why
     };
     assert_eq!(enrol(&token, &lab.new_key()).await.unwrap(), "acme");
     assert_eq!(refused(&token).await, Why::TokenUsed);
@@ -442,15 +443,17 @@ async fn a_process_that_dials_again_replaces_its_lost_connection() {
         hello::write(&mut tls, &Hello::new(Ask::Carry, instance, None)).await.unwrap();
         let answer: Answer = within(hello::read(&mut tls)).await.unwrap();
         assert!(matches!(answer, Answer::Welcome { version: 1, .. }), "{answer:?}");
-        let mut h2 = h2::server::handshake(tls).await.unwrap();
+        h2::server::handshake(tls).await.unwrap()
+    };
+    let serve = |mut h2: h2::server::Connection<TlsStream<TcpStream>, bytes::Bytes>| {
         tokio::spawn(async move { while h2.accept().await.is_some() {} })
     };
-    let first = greet("one").await;
+    let first = serve(greet("one").await);
     eventually("connected", || lab.links() == 1).await;
-    let _second = greet("one").await;
+    let _second = serve(greet("one").await);
     within(first).await.unwrap();
     assert_eq!(lab.links(), 1);
-    let _other = greet("two").await;
+    let _other = serve(greet("two").await);
     eventually("another process is another connection", || lab.links() == 2).await;
 }
 

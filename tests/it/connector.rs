@@ -172,7 +172,7 @@ fn enrolled_as_documented_it_carries_bulk_and_many_streams_and_logs_each() {
         gateway.linked(1).await;
 
         let mut stream = gateway.connectors.open("acme", at(443)).await.unwrap();
-        let chunk: Vec<u8> = (0..1_u32 << 18).flat_map(|i| i.to_le_bytes()).collect();
+        let chunk: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
         let (mut read, mut write) = tokio::io::split(&mut stream);
         let sending = async {
             for _ in 0..64 {

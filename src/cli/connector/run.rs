@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{USAGE, fail};
@@ -36,9 +36,25 @@ pub(super) fn run(file: &Path) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
+    announce(&settings);
+    let mut running = std::pin::pin!(client::run(settings, stop.clone()));
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        () = signals.next() => {}
+    }
+    tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    stop.cancel();
+    tokio::select! {
+        ended = running => ended?,
+        () = signals.next() => {}
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn announce(settings: &Settings) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         connector = settings.name,
@@ -46,22 +62,28 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         "started"
     );
     tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
-    let mut running = std::pin::pin!(client::run(settings, stop.clone()));
-    tokio::select! {
-        ended = &mut running => return Ok(ended?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+}
+
+/// What tells the program to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    tracing::info!(drain_timeout = ?client::DRAIN_TIMEOUT, "draining");
-    tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-    stop.cancel();
-    tokio::select! {
-        ended = running => ended?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
-    tracing::info!("stopped");
-    Ok(())
 }
 
 fn tell(state: &[NotifyState<'_>]) {

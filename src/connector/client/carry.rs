@@ -82,15 +82,15 @@ async fn open(to: Option<SocketAddr>, settings: &Settings) -> Result<TcpStream, 
         return Err(Refused::NotAllowed);
     }
     let connected = timeout(CONNECT_TIMEOUT, tcp_to(to, None)).await;
-    connected.map_err(|_| Refused::DialTimeout)?.map_err(|error| {
+    connected.map_err(|_| Refused::NoAnswer)?.map_err(|error| {
         #[expect(clippy::wildcard_enum_match_arm, reason = "std has dozens of others")]
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => Refused::DialRefused,
-            io::ErrorKind::TimedOut => Refused::DialTimeout,
+            io::ErrorKind::ConnectionRefused => Refused::NothingListens,
+            io::ErrorKind::TimedOut => Refused::NoAnswer,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::Unsupported => Refused::DialUnreachable,
-            _ => Refused::DialFailed,
+            | io::ErrorKind::Unsupported => Refused::NoRoute,
+            _ => Refused::Failed,
         }
     })
 }

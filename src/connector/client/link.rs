@@ -108,12 +108,10 @@ impl Link {
 
     /// Serves streams; why the connection was lost, or nothing when we were told to stop.
     async fn carry(&self, mut connection: Wired, heard: &Heard) -> Option<&'static str> {
-        let silent = connection.ping_pong();
+        let mut pings = connection.ping_pong();
         let mut silent = pin!(async {
-            match silent {
-                Some(pings) => {
-                    alive::until_silent(pings, heard, network::changed, |_| ()).await;
-                }
+            match &mut pings {
+                Some(pings) => alive::until_silent(pings, heard, network::changed, |_| ()).await,
                 None => pending().await,
             }
         });

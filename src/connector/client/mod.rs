@@ -79,68 +79,83 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), KeyE
     let tls = settings.key.client(settings.pins.clone())?;
     let mut gateways = JoinSet::new();
     for gateway in settings.gateways.clone() {
-        let (settings, tls, stop) = (Arc::clone(&settings), Arc::clone(&tls), stop.clone());
-        gateways.spawn(tend(gateway, settings, tls, stop));
+        let tended = Tended {
+            gateway,
+            settings: Arc::clone(&settings),
+            tls: Arc::clone(&tls),
+            stop: stop.clone(),
+            instance: ulid::Ulid::new().to_string(),
+            links: JoinSet::new(),
+        };
+        gateways.spawn(tended.run());
     }
     gateways.join_all().await;
     Ok(())
 }
 
-/// Keeps a connection to one gateway.
-async fn tend(
+/// One gateway, to which a connection is kept.
+struct Tended {
     gateway: Authority,
     settings: Arc<Settings>,
     tls: Arc<ClientConfig>,
     stop: CancellationToken,
-) {
-    let instance = ulid::Ulid::new().to_string();
-    let mut back_off = BackOff::default();
-    let mut links = JoinSet::new();
-    while !stop.is_cancelled() {
+    /// Tells the gateway that a connection replaces the one before it.
+    instance: String,
+    /// The connection, and those that the gateway left, whose streams have yet to end.
+    links: JoinSet<Ended>,
+}
+
+impl Tended {
+    async fn run(mut self) {
+        let mut back_off = BackOff::default();
+        while !self.stop.is_cancelled() {
+            let stood = match self.connect().await {
+                Some(Ended::Stopped) => break,
+                Some(Ended::Failed { error, stood }) => {
+                    tracing::warn!(gateway = %self.gateway, %error, "not connected");
+                    stood
+                }
+                None => {
+                    tracing::info!(gateway = %self.gateway, "the gateway leaves");
+                    None
+                }
+            };
+            tokio::select! {
+                () = sleep(back_off.after(stood, jitter())) => {}
+                () = network::changed() => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        self.links.join_all().await;
+    }
+
+    /// Connects, and waits until the connection has ended, or until the gateway asks to be dialled
+    /// anew (`None`).
+    async fn connect(&mut self) -> Option<Ended> {
         let leaving = CancellationToken::new();
         let link = Link {
-            gateway: gateway.clone(),
-            settings: Arc::clone(&settings),
-            tls: Arc::clone(&tls),
-            instance: instance.clone(),
-            stop: stop.clone(),
+            gateway: self.gateway.clone(),
+            settings: Arc::clone(&self.settings),
+            tls: Arc::clone(&self.tls),
+            instance: self.instance.clone(),
+            stop: self.stop.clone(),
             leaving: leaving.clone(),
         };
-        let own = links.spawn(link.run()).id();
-        let ended = loop {
-            tokio::select! {
-                Some(ended) = links.join_next_with_id() => match ended {
-                    Ok((id, ended)) if id == own => break Some(ended),
-                    // One that the gateway left, or a task that broke.
-                    Ok(_) => {}
-                    Err(error) if error.id() == own => break None,
-                    Err(_) => {}
-                },
-                // Its streams end by themselves while the next connection is made.
-                () = leaving.cancelled() => break None,
+        let own = self.links.spawn(link.run()).id();
+        loop {
+            let ended = tokio::select! {
+                ended = self.links.join_next_with_id() => ended,
+                () = leaving.cancelled() => return None,
+            };
+            match ended {
+                Some(Ok((id, ended))) if id == own => return Some(ended),
+                // One that the gateway left before.
+                Some(Ok(_)) => {}
+                // A task that broke is no connection either.
+                Some(Err(_)) | None => return None,
             }
-        };
-        let wait = match ended {
-            Some(Ended::Stopped) => break,
-            Some(Ended::Failed { error, stood }) => {
-                let wait = back_off.after(stood, jitter());
-                tracing::warn!(
-                    gateway = %gateway, %error, retry_in_ms = wait.as_millis(), "not connected"
-                );
-                wait
-            }
-            None => {
-                tracing::info!(gateway = %gateway, "the gateway leaves; dialling it anew");
-                back_off.after(None, jitter())
-            }
-        };
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = network::changed() => tracing::info!("the network has changed; dialling again"),
-            () = stop.cancelled() => {}
         }
     }
-    links.join_all().await;
 }
 
 /// Random, from 0 to 1023.

@@ -72,7 +72,7 @@ impl Settings {
                 return Err(fault(format!("{key}: {missing}")));
             }
         }
-        let key_file = path.parent().unwrap_or(Path::new("")).join(&written.key_file);
+        let key_file = path.with_file_name(&written.key_file);
         let key = Key::load(&key_file)
             .map_err(|error| fault(format!("key_file: {}: {error}", key_file.display())))?;
         Ok(Self { name: written.name, gateways, pins, key, allow, log: written.log })

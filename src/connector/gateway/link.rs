@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, Connection, SendRequest};
+use h2::{
+    PingPong,
+    client::{Builder, Connection, SendRequest},
+};
 use http::{Method, Request, StatusCode, Uri};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
@@ -194,51 +197,61 @@ fn not_answered(error: &h2::Error) -> NotOpened {
 
 /// Speaks HTTP/2 over the connection until it ends or is cut.
 pub(super) async fn hold(connectors: Arc<Connectors>, introduced: Introduced) {
-    let Introduced { name, spki, instance, program, peer, stream } = introduced;
-    let (wire, heard) = Wire::new(stream);
-    let Ok((requests, mut connection)) = builder().handshake(wire).await else { return };
-    let Some(mut pings) = connection.ping_pong() else { return };
-    // The first round trip shows that HTTP/2 stands, and brings the connector's settings.
+    let (name, peer) = (introduced.name.clone(), introduced.peer);
+    let program = introduced.program.clone();
+    let Some(mut standing) = stand(&connectors, introduced).await else { return };
+    connectors.register(&standing.link);
+    let spki = standing.link.spki.clone();
+    connectors.saw(vec![spki.clone()]).await;
+    tracing::info!(connector = name, %peer, program, "a connector is connected");
+    let why = keep(&connectors, &mut standing).await;
+    connectors.unregister(&standing.link);
+    tracing::info!(connector = name, %peer, reason = why, "a connector is gone");
+    // Streams hear of the end before the store does.
+    drop(standing);
+    connectors.saw(vec![spki]).await;
+}
+
+/// A connection whose other end has shown that it speaks HTTP/2.
+struct Standing {
+    link: Arc<Link>,
+    connection: Wired,
+    pings: PingPong,
+    heard: Heard,
+}
+
+async fn stand(connectors: &Connectors, introduced: Introduced) -> Option<Standing> {
+    let (wire, heard) = Wire::new(introduced.stream);
+    let (requests, mut connection) = builder().handshake(wire).await.ok()?;
+    let mut pings = connection.ping_pong()?;
+    // The first round trip also brings the connector's settings.
     let round_trip = tokio::select! {
         _ = &mut connection => None,
+        () = connectors.cut.cancelled() => None,
         round_trip = alive::ask(&mut pings, &heard) => round_trip,
     };
-    let Some(round_trip) = round_trip else {
-        tracing::warn!(connector = name, %peer, "a connector does not speak HTTP/2");
-        return;
-    };
-    let link = Arc::new(Link {
+    let link = Link {
         id: LINKS.fetch_add(1, Ordering::Relaxed),
-        name,
-        spki,
-        instance,
+        name: introduced.name,
+        spki: introduced.spki,
+        instance: introduced.instance,
         requests,
         streams: Arc::default(),
         round_trip: AtomicU64::new(0),
         closing: AtomicBool::new(false),
         cut: connectors.cut.child_token(),
-    });
+    };
+    let Some(round_trip) = round_trip else {
+        tracing::warn!(connector = link.name, "a connector does not speak HTTP/2");
+        return None;
+    };
     link.note_round_trip(round_trip);
-    connectors.register(&link);
-    connectors.saw(vec![link.spki.clone()]).await;
-    tracing::info!(connector = link.name, %peer, program, "a connector is connected");
-    let why = keep(&connectors, &link, &mut connection, pings, &heard).await;
-    connectors.unregister(&link);
-    tracing::info!(connector = link.name, %peer, reason = why, "a connector is gone");
-    let spki = link.spki.clone();
-    // Streams hear of the end before the store does.
-    drop((link, connection));
-    connectors.saw(vec![spki]).await;
+    Some(Standing { link: Arc::new(link), connection, pings, heard })
 }
 
 /// Keeps it moving; why it ended.
-async fn keep(
-    connectors: &Connectors,
-    link: &Arc<Link>,
-    connection: &mut Wired,
-    pings: h2::PingPong,
-    heard: &Heard,
-) -> &'static str {
+async fn keep(connectors: &Connectors, standing: &mut Standing) -> &'static str {
+    let Standing { link, connection, pings, heard } = standing;
     let silent = alive::until_silent(pings, heard, std::future::pending, |round_trip| {
         link.note_round_trip(round_trip);
     });

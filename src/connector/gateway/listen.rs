@@ -75,10 +75,10 @@ impl Connectors {
         if strangers.len() >= STRANGERS_MAX {
             strangers.retain(|stranger| !stranger.is_finished());
         }
-        if strangers.len() >= STRANGERS_MAX {
-            if let Some(oldest) = strangers.pop_front() {
-                oldest.abort();
-            }
+        if strangers.len() >= STRANGERS_MAX
+            && let Some(oldest) = strangers.pop_front()
+        {
+            oldest.abort();
         }
         strangers.push_back(task.abort_handle());
     }

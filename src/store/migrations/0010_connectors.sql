@@ -10,7 +10,7 @@ CREATE INDEX connectors_by_name ON connectors (name);
 
 -- Enrolment tokens, each good for one key. Never the token itself.
 CREATE TABLE connector_tokens (
-    hash       TEXT   NOT NULL PRIMARY KEY, -- SHA-256 of the token's secret, hex
+    hash       TEXT   NOT NULL PRIMARY KEY, -- SHA-256 of the token's secret, base64
     name       TEXT   NOT NULL,
     expires_at BIGINT NOT NULL, -- Unix seconds
     used_at    BIGINT           -- Unix seconds
