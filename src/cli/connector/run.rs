@@ -1,6 +1,6 @@
 //! `connector --config FILE`: runs the customer's end until it is told to stop.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,6 +11,9 @@ use crate::{
     connector::client::{self, settings::Settings},
     telemetry,
 };
+
+/// How long a look-up that is under way may hold the end of the program up.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(file: &Path) -> ExitCode {
     let settings = match Settings::load(file) {
@@ -26,8 +29,9 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(error) => return fail(error, 1),
     };
     let outcome = runtime.block_on(serve(settings));
+    // A name that is being resolved cannot be interrupted, and is not waited for.
+    runtime.shutdown_timeout(LOOK_UP_TIMEOUT);
     // Log lines first, so that the reason for an error stands below them.
-    drop(runtime);
     drop(guard);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

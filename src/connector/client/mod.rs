@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     hello::{VERSIONS, Why, shown_versions},
-    keys::{KeyError, PinFault},
+    keys::KeyError,
 };
 use crate::origin::Authority;
 use back_off::BackOff;
@@ -33,10 +33,10 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum LinkError {
     /// Its name leads nowhere.
     #[error("the gateway's name does not resolve: {0}")]
-    Name(#[source] std::io::Error),
+    Name(std::io::Error),
     /// It cannot be dialled.
     #[error("the gateway cannot be reached: {0}")]
-    Dial(#[source] std::io::Error),
+    Dial(std::io::Error),
     /// TLS, or the pin.
     #[error("{0}")]
     Tls(String),
@@ -53,11 +53,8 @@ pub enum LinkError {
     #[error("the connection was lost: {0}")]
     Lost(&'static str),
     /// The key.
-    #[error("the connector's key: {0}")]
-    Key(#[from] KeyError),
-    /// The pin.
     #[error(transparent)]
-    Pin(#[from] PinFault),
+    Key(#[from] KeyError),
 }
 
 fn refused(why: Why, theirs: &[u32]) -> String {

@@ -59,8 +59,12 @@ impl Connectors {
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let own = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let introduced = timeout(INTRODUCTION_TIMEOUT, own.introduce(stream, peer));
-            match introduced.await {
+            let introducing = timeout(INTRODUCTION_TIMEOUT, own.introduce(stream, peer));
+            let introduced = tokio::select! {
+                introduced = introducing => introduced,
+                () = own.cut.cancelled() => return,
+            };
+            match introduced {
                 Ok(Ok(Some(introduced))) => {
                     // Another task, so that making room for strangers does not end it.
                     own.tasks.spawn(link::hold(Arc::clone(&own), introduced));
