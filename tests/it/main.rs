@@ -36,6 +36,7 @@ mod checks;
 mod clients;
 mod config;
 mod connect;
+mod connector;
 mod crash;
 mod decisions;
 mod disk;
