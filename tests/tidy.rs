@@ -68,7 +68,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "config destination explain fields lifecycle origin policy secret sightings store target \
-         telemetry view webhook",
+         telemetry tunnel view webhook",
     ),
 ];
 

@@ -12,6 +12,7 @@ mod health;
 mod serve;
 mod sign;
 mod verify;
+mod wireguard;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -55,6 +56,9 @@ enum Command {
     Verify(verify::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
+    /// Make keys for a WireGuard tunnel
+    #[command(subcommand)]
+    Wireguard(wireguard::Command),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -99,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Wireguard(command) => wireguard::run(&command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();
