@@ -51,3 +51,4 @@ mod tls_targets;
 mod upgrade;
 mod webhook;
 mod webhook_h2;
+mod wireguard;
