@@ -95,7 +95,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "admin check client config connector destination explain fields gateway lifecycle origin policy seal \
-         secret sightings store target telemetry view webhook",
+         secret sightings store target telemetry tunnel view webhook",
     ),
 ];
 
@@ -310,7 +310,8 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
 
 fn is_test_file(path: &Path) -> bool {
     let path = path.strip_prefix(root()).unwrap();
-    path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")))
+    let is_test = |part: &str| part == "tests" || part.ends_with("tests.rs");
+    path.components().any(|part| part.as_os_str().to_str().is_some_and(is_test))
 }
 
 fn before_tests(text: &str) -> &str {

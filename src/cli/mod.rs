@@ -17,6 +17,7 @@ mod serve;
 mod sign;
 mod store;
 mod verify;
+mod wireguard;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -73,6 +74,9 @@ enum Command {
     Health(health::Arguments),
     #[command(about = "Print the admin API's OpenAPI document")]
     Openapi,
+    /// Make keys for a WireGuard tunnel
+    #[command(subcommand)]
+    Wireguard(wireguard::Command),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -121,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::Connector(arguments) => connector::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Openapi => openapi::run(),
+        Command::Wireguard(command) => wireguard::run(&command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();

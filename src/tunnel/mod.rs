@@ -19,6 +19,7 @@ mod stream;
 mod tests;
 mod watch;
 mod wire;
+pub mod wireguard;
 
 use std::{
     net::SocketAddr,

@@ -62,3 +62,4 @@ mod tunnels;
 mod upgrade;
 mod webhook;
 mod webhook_h2;
+mod wireguard;
