@@ -24,6 +24,7 @@ pub mod webhook;
 
 // the way out
 pub mod carrier;
+pub mod connector;
 pub mod dial;
 pub mod egress;
 pub mod resolve;

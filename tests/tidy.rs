@@ -41,7 +41,13 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
-    ("tunnel", "dial origin policy reason resolve secret target telemetry tls"),
+    ("tunnel::error", "reason"),
+    ("forward::pump", ""),
+    ("connector", "dial forward::pump origin policy store telemetry tunnel::error"),
+    (
+        "tunnel",
+        "connector dial origin policy reason resolve secret target telemetry tls tunnel::error",
+    ),
     ("carrier", "tls tunnel"),
     ("egress", "carrier dial origin policy reason resolve sightings target telemetry tls tunnel"),
     ("decisions", ""),
@@ -88,7 +94,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "admin check client config destination explain fields gateway lifecycle origin policy seal \
+        "admin check client config connector destination explain fields gateway lifecycle origin policy seal \
          secret sightings store target telemetry view webhook",
     ),
 ];

@@ -8,6 +8,7 @@
 mod check;
 mod check_table;
 mod config;
+mod connector;
 mod demo;
 mod explain;
 mod health;
@@ -66,6 +67,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
     Verify(verify::Arguments),
+    /// Run the customer's end of a reverse tunnel, or enrol, list and revoke connectors
+    Connector(connector::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
     #[command(about = "Print the admin API's OpenAPI document")]
@@ -115,6 +118,7 @@ pub fn run() -> ExitCode {
         Command::Store(command) => store::run(&command),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Connector(arguments) => connector::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Openapi => openapi::run(),
         Command::Completions { shell } => {

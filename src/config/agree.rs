@@ -68,7 +68,8 @@ fn listeners(config: &Config, problems: &mut Problems) {
     }
     let proxy = config.proxy.listen.iter().map(|address| ("proxy.listen", address));
     let admin = config.admin.listen.iter().map(|address| ("admin.listen", address));
-    let all: Vec<_> = proxy.chain(admin).collect();
+    let connectors = config.connectors.listen.iter().map(|address| ("connectors.listen", address));
+    let all: Vec<_> = proxy.chain(admin).chain(connectors).collect();
     for (index, (key, address)) in all.iter().enumerate() {
         // Listeners share their ports with a successor, so the system would not refuse this.
         if let Some((other_key, other)) =

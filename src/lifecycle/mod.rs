@@ -257,7 +257,7 @@ impl Running {
         self.inventory.join(&still, &mut view, keys);
         let view = Arc::new(view);
         self.gateway.view.store(Arc::clone(&view));
-        self.gateway.checks.follow(&view.targets, true);
+        self.gateway.checks.follow(&view);
         self.listeners.set_tls(tls);
         self.admin.view.store(Arc::new(admin_view));
         self.listeners.start(bound, &self.server, &self.admin);

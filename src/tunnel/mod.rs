@@ -5,7 +5,7 @@
 //! is a name server of the configuration, by [`Passage`] and for `resolve` alone.
 
 mod all;
-mod error;
+pub mod error;
 mod health;
 mod hop;
 mod http;
