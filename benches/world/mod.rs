@@ -108,6 +108,7 @@ impl Gate {
             sightings: Arc::new(sightings),
             metrics: Arc::clone(&metrics),
             needs_egress: true,
+            connectors: None,
         };
         let head = "dns.servers = [\"127.0.0.1:9\"]\n";
         let config = configuration(&(head.to_owned() + &figures::targets(targets)));
