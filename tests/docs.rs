@@ -237,6 +237,9 @@ fn families() -> BTreeMap<String, Family> {
     for direction in ["to_target", "to_client"] {
         metrics.tunnels.bytes.with_label_values(&["acme", direction]);
     }
+    metrics.connectivity.checks.with_label_values(&["ready", ""]);
+    metrics.connectivity.target_state.with_label_values(&["acme", "ready"]);
+    metrics.connectivity.certificate_expiry.with_label_values(&["acme"]);
     let text = metrics.render().unwrap();
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     for line in text.lines() {
