@@ -125,9 +125,9 @@ impl Walk<'_> {
         }
         let pinned = pinned?;
         if self.uses_tunnel() {
+            let name = self.tunnel().await?;
             self.check.tunnel_status = TunnelStatus::Healthy;
-            let route = self.notes.route.as_deref().unwrap_or_default().to_owned();
-            self.passed(StepName::Tunnel, route);
+            self.passed(StepName::Tunnel, name);
         } else {
             self.skipped(StepName::Tunnel, None);
         }
@@ -181,6 +181,26 @@ impl Walk<'_> {
         self.check.tls_status = TlsStatus::Valid;
         self.passed(StepName::Tls, detail);
         Ok(ready)
+    }
+
+    /// The first tunnel whose far end answers, so that it is told apart from what lies behind it.
+    async fn tunnel(&mut self) -> Result<String, Refusal> {
+        let mut failure = None;
+        for name in &self.target.network.tunnels {
+            let Some(tunnel) = self.view.egress.tunnels.get(name) else { continue };
+            match tunnel.probe().await {
+                Ok(()) => {
+                    self.check.tunnel_url = Some(tunnel.url());
+                    return Ok(name.to_string());
+                }
+                Err(error) => {
+                    let detail = format!("tunnel {name}: {error}");
+                    failure.get_or_insert(Refusal::new(Cause::from(&error), detail));
+                }
+            }
+        }
+        let none = || Refusal::new(Cause::TunnelUnavailable, "the target's tunnel is not there");
+        Err(failure.unwrap_or_else(none))
     }
 
     fn uses_tunnel(&self) -> bool {

@@ -194,7 +194,7 @@ async fn a_newer_schema_is_refused_and_the_database_left_alone() {
     store.close().await;
     let before = std::fs::read(place.file()).unwrap();
     let error = Store::open(&place.url()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9999, known: 4 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9999, .. }), "{error}");
     says(&error, &["newer version", "9999", "backup"]);
     assert_eq!(std::fs::read(place.file()).unwrap(), before);
 }

@@ -454,7 +454,7 @@ fn a_tunnel_that_does_not_carry_traffic() {
         let told = check(&lab, &config, "acme").await;
         let code = "SELF_HOSTED_TUNNEL_UNREACHABLE";
         let statuses = ["ok", "skipped", "skipped", "unreachable"];
-        told.assert(["blocked", code, "tunnel_unavailable", "operator"], statuses);
+        told.assert(["blocked", code, "tunnel_unreachable", "operator"], statuses);
         assert_eq!(told.check["tunnel_status"], "unreachable");
         assert_eq!(told.steps("failed"), ["tunnel"]);
         canary.assert_silent().await;
