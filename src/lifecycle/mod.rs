@@ -252,6 +252,7 @@ impl Running {
         let keys = keys(&config)?;
         let mut view = View::new(config, addresses, &self.shared, Some(&previous))?;
         policy.note(&self.shared.metrics);
+        self.inventory.reopen(&still, keys.as_ref()).await;
         self.inventory.join(&still, &mut view, keys);
         let view = Arc::new(view);
         self.gateway.view.store(Arc::clone(&view));

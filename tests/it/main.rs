@@ -54,6 +54,7 @@ mod signing;
 mod silence;
 mod smuggling;
 mod sni;
+mod targets_api;
 mod telemetry;
 mod tls_targets;
 mod upgrade;
