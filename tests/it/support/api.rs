@@ -27,6 +27,11 @@ impl Gateway {
         self.api("PUT", &format!("/v1/targets/{id}"), &[], Some(body)).await
     }
 
+    /// Puts a target under a precondition.
+    pub(crate) async fn put_if(&self, id: &str, field: (&str, &str), body: &Value) -> Reply {
+        self.api("PUT", &format!("/v1/targets/{id}"), &[field], Some(body)).await
+    }
+
     /// Puts a target that must be taken, as a new one or not.
     pub(crate) async fn put_target(&self, id: &str, body: &Value) -> Value {
         let reply = self.put(id, body).await;
