@@ -12,7 +12,10 @@ use crate::support::{
     receiver::Receiver,
 };
 use serde_json::{Value, json};
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{
+    Connection, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteLockingMode},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -268,13 +271,16 @@ fn a_broken_or_newer_database_is_refused_at_the_start_and_left_as_it_is() {
         gateway.signal("TERM");
         gateway.ended().await;
         let good = std::fs::read(database(&lab)).unwrap();
-        let refused = async |words: &str| {
-            let before = std::fs::read(database(&lab)).unwrap();
+        let says = async |words: &str| {
             let output = Gateway::refuses(&lab, &lab.config().to_toml()).await;
             let said =
                 String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
             assert_eq!(output.status.code(), Some(1), "{said}");
-            assert!(said.contains("gateway.db") && said.contains(words), "{said}");
+            assert!(said.contains("store.url") && said.contains(words), "{said}");
+        };
+        let refused = async |words: &str| {
+            let before = std::fs::read(database(&lab)).unwrap();
+            says(words).await;
             assert_eq!(std::fs::read(database(&lab)).unwrap(), before);
         };
         std::fs::write(
@@ -293,6 +299,14 @@ fn a_broken_or_newer_database_is_refused_at_the_start_and_left_as_it_is() {
         other.close().await.unwrap();
         refused("newer").await;
         std::fs::write(database(&lab), &good).unwrap();
+        // Held for itself alone, so that nobody may even read; not by this process either, as the
+        // kernel takes the lock away from whoever closes the file a second time.
+        let alone = options.locking_mode(SqliteLockingMode::Exclusive);
+        let mut other = SqliteConnection::connect_with(&alone).await.unwrap();
+        let write = "UPDATE probes SET writes = writes + 1";
+        sqlx::query(write).execute(&mut other).await.unwrap();
+        says("lock").await;
+        other.close().await.unwrap();
         let gateway = lab.gateway(&lab.config()).await;
         assert_eq!(number_of(&gateway.target("acme").await), 1);
     });
@@ -303,7 +317,7 @@ fn a_broken_or_newer_database_is_refused_at_the_start_and_left_as_it_is() {
 #[test]
 fn a_reload_keeps_targets_and_stops_those_whose_names_it_takes_away() {
     lab::run(async |lab| {
-        for name in ["a.example", "b.example"] {
+        for name in ["a.example", "b.example", "t.example"] {
             lab.dns.addresses(name, &[PUBLIC]);
         }
         let _echo = Receiver::echo((PUBLIC, 443));
@@ -320,7 +334,7 @@ fn a_reload_keeps_targets_and_stops_those_whose_names_it_takes_away() {
         });
         let made = gateway.put_target("a", &resolved).await;
         let kept =
-            gateway.put_target("t", &with(self_hosted("https://a.example/t"), &tunnelled)).await;
+            gateway.put_target("t", &with(self_hosted("https://t.example"), &tunnelled)).await;
         assert_eq!(warnings(&kept).len(), 1, "{kept:#}");
         gateway.put_target("b", &self_hosted("https://b.example")).await;
         for restart in [false, true] {
