@@ -33,6 +33,7 @@ mod addresses;
 mod auth;
 mod authority;
 mod checks;
+mod checks_api;
 mod clients;
 mod config;
 mod connect;
