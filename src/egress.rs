@@ -5,21 +5,15 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::time::Instant;
 
+pub use crate::carrier::{Carrier, Stream};
 use crate::{
     dial::{DialError, Direct, EgressAddresses},
     origin::{Host, Scheme},
@@ -29,7 +23,8 @@ use crate::{
     sightings::Sightings,
     target::{PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
-    tls::{Alpn, CertificateFacts, ClientTls, Outbound, Protocol, TlsError, TlsFacts, Watched},
+    tls::{Alpn, CertificateFacts, ClientTls, Outbound, Protocol, TlsError, TlsFacts},
+    tunnel::{Passage, PassageError, Tunnels},
 };
 
 /// Everything that leads out, for one configuration.
@@ -46,10 +41,20 @@ pub struct Egress {
     pub(crate) tls_timeout: Duration,
     /// The resolver for targets without one of their own.
     pub(crate) resolver: Arc<Resolver>,
-    /// The approved private resolvers. `None` where one is reached through a tunnel.
-    pub(crate) resolvers: HashMap<String, Option<Arc<Resolver>>>,
+    /// The approved private resolvers.
+    pub(crate) resolvers: HashMap<String, PrivateResolver>,
+    /// The approved ways into private networks.
+    pub tunnels: Tunnels,
     pub(crate) sightings: Arc<Sightings>,
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// An approved private resolver.
+#[derive(Debug)]
+pub(crate) struct PrivateResolver {
+    pub(crate) resolver: Arc<Resolver>,
+    /// The only way to its servers, where it is not the direct one.
+    pub(crate) passage: Option<Passage>,
 }
 
 /// What is noted on the way out, for the record of a request and for checks.
@@ -69,10 +74,18 @@ pub struct Notes {
     pub certificate: Option<Box<CertificateFacts>>,
 }
 
-/// Where a permitted request goes: vetted addresses and no others.
+/// Where a permitted request goes: vetted addresses and no others, and no other way than this.
 #[derive(Debug)]
 pub struct Pinned {
     vetted: Vetted,
+    route: Route,
+}
+
+/// Which way out.
+#[derive(Clone, Debug)]
+enum Route {
+    Direct,
+    Tunnel(Passage),
 }
 
 impl Pinned {
@@ -91,7 +104,7 @@ impl Pinned {
 #[derive(Debug)]
 pub struct Upstream {
     /// The stream.
-    pub stream: TcpStream,
+    pub stream: Carrier,
     /// The pinned address.
     pub address: SocketAddr,
 }
@@ -109,55 +122,6 @@ impl Ready {
     /// Whether HTTP/2 was agreed on.
     pub fn http2(&self) -> bool {
         self.facts.as_ref().is_some_and(|facts| facts.alpn == Some(Protocol::Http2))
-    }
-}
-
-/// Plain or secured.
-#[derive(Debug)]
-pub enum Stream {
-    /// Plain HTTP, where the target allows it.
-    Plain(TcpStream),
-    /// TLS.
-    Tls(Box<tokio_rustls::client::TlsStream<Watched<TcpStream>>>),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 
@@ -187,29 +151,51 @@ impl Egress {
         let answered = Answered { addresses, port: authority.port, last_seen };
         let vetted = vet(permit, &self.scene.load(), &answered)?;
         self.remember(permit, vetted.class()).await;
-        notes.route = Some(self.route(target)?);
-        Ok(Pinned { vetted })
+        let (route, name) = self.way(target)?;
+        notes.route = Some(name);
+        Ok(Pinned { vetted, route })
     }
 
-    /// Dials the pin; the peer is compared with it before anybody sees the stream.
+    /// Dials the pin, or has its tunnel do so. On the direct way the peer is compared with the pin
+    /// before anybody sees the stream.
     ///
     /// # Errors
     /// Why no connection stands.
     pub async fn connect(&self, pinned: &Pinned, notes: &mut Notes) -> Result<Upstream, Refusal> {
         notes.pinned = pinned.first();
         let started = Instant::now();
-        let result = self.direct.connect(pinned.vetted.addresses()).await;
+        let shown = || pinned.first().map_or_else(String::new, |addr| addr.to_string());
+        let (route, result) = match &pinned.route {
+            Route::Direct => {
+                let dialled = self.direct.connect(pinned.vetted.addresses()).await;
+                let upstream = dialled.map(|dialled| {
+                    let stream = Carrier::Direct(dialled.stream);
+                    Upstream { stream, address: dialled.address }
+                });
+                let refused = |error: DialError| {
+                    Refusal::new(Cause::from(&error), format!("{}: {error}", shown()))
+                };
+                ("direct", upstream.map_err(refused))
+            }
+            Route::Tunnel(passage) => {
+                let passed = passage.open(pinned.vetted.addresses()).await;
+                let upstream = passed.map(|passed| {
+                    notes.route = Some(passed.tunnel);
+                    Upstream { stream: Carrier::Tunnel(passed.stream), address: passed.address }
+                });
+                let refused = |failure: PassageError| {
+                    notes.route = Some(Arc::clone(&failure.tunnel));
+                    refusal(&failure, &shown())
+                };
+                ("tunnel", upstream.map_err(refused))
+            }
+        };
         notes.connect = Some(started.elapsed());
-        self.metrics
-            .connect_duration
-            .with_label_values(&["direct"])
-            .observe(started.elapsed().as_secs_f64());
-        let dialled = result.map_err(|error| {
-            let shown = pinned.first().map_or_else(String::new, |addr| addr.to_string());
-            Refusal::new(Cause::from(&error), format!("{shown}: {error}"))
-        })?;
-        notes.pinned = Some(dialled.address);
-        Ok(Upstream { stream: dialled.stream, address: dialled.address })
+        let duration = self.metrics.connect_duration.with_label_values(&[route]);
+        duration.observe(started.elapsed().as_secs_f64());
+        let upstream = result?;
+        notes.pinned = Some(upstream.address);
+        Ok(upstream)
     }
 
     /// Speaks TLS to the target, unless it is one of plain HTTP.
@@ -300,10 +286,27 @@ impl Egress {
             Host::Ip(ip) => return Ok(Arc::from([*ip])),
             Host::Name(name) => name,
         };
-        let answer = self.resolver_of(target)?.resolve(name).await;
-        answer
-            .map(|answer| answer.addresses)
-            .map_err(|error| Refusal::new(Cause::from(&error), format!("{name}: {error}")))
+        let unresolved =
+            |error: ResolveError| Refusal::new(Cause::from(&error), format!("{name}: {error}"));
+        let Some(private) = self.private_resolver_of(target)? else {
+            let answer = self.resolver.resolve(name).await.map_err(unresolved)?;
+            return Ok(answer.addresses);
+        };
+        // Where the way to the name servers is down, that is what there is to say of the name.
+        let passage = private.passage.as_ref();
+        if let Some(passage) = passage {
+            passage.first().map_err(|down| refusal(&down, name))?;
+        }
+        match private.resolver.resolve(name).await {
+            Ok(answer) => Ok(answer.addresses),
+            Err(error @ (ResolveError::Unreachable | ResolveError::Timeout)) => {
+                match passage.and_then(Passage::no_name_server) {
+                    Some(failure) => Err(refusal(&failure, name)),
+                    None => Err(unresolved(error)),
+                }
+            }
+            Err(error) => Err(unresolved(error)),
+        }
     }
 
     /// The class of the target's name when it was last vetted.
@@ -317,30 +320,37 @@ impl Egress {
     /// Rule 8: which way out. Under policy `tunnel` never the direct one, whatever happens.
     ///
     /// # Errors
-    /// `tunnel_unavailable`.
+    /// Why the tunnel carries nothing.
     pub fn route(&self, target: &Target) -> Result<Arc<str>, Refusal> {
+        self.way(target).map(|(_, name)| name)
+    }
+
+    fn way(&self, target: &Target) -> Result<(Route, Arc<str>), Refusal> {
         match target.network.policy {
             PrivateNetworkPolicy::Deny | PrivateNetworkPolicy::Direct => {
-                Ok(Arc::clone(&self.direct_route))
+                Ok((Route::Direct, Arc::clone(&self.direct_route)))
             }
             PrivateNetworkPolicy::Tunnel => {
-                let tunnel = target.network.tunnel.as_deref().unwrap_or_default();
-                let detail = format!("tunnel {tunnel} does not carry traffic");
-                Err(Refusal::new(Cause::TunnelUnavailable, detail))
+                let names = || target.network.tunnels.iter().map(|name| &**name);
+                let passage = self.tunnels.passage(names()).ok_or_else(|| {
+                    let names = names().collect::<Vec<_>>().join(", ");
+                    let detail = format!("there is no such tunnel: {names}");
+                    Refusal::new(Cause::TunnelUnavailable, detail)
+                })?;
+                let shown = &target.base.origin.authority;
+                let name = passage.first().map_err(|down| refusal(&down, &shown.to_string()))?;
+                Ok((Route::Tunnel(passage), name))
             }
         }
     }
 
-    fn resolver_of(&self, target: &Target) -> Result<&Arc<Resolver>, Refusal> {
-        let Some(name) = target.network.resolver.as_deref() else {
-            return Ok(&self.resolver);
-        };
+    fn private_resolver_of(&self, target: &Target) -> Result<Option<&PrivateResolver>, Refusal> {
+        let Some(name) = target.network.resolver.as_deref() else { return Ok(None) };
         let unavailable = || {
-            let detail =
-                format!("resolver {name} is reached through a tunnel that does not carry traffic");
+            let detail = format!("there is no such resolver: {name}");
             Refusal::new(Cause::TunnelUnavailable, detail)
         };
-        self.resolvers.get(name).and_then(Option::as_ref).ok_or_else(unavailable)
+        self.resolvers.get(name).map(Some).ok_or_else(unavailable)
     }
 
     async fn remember(&self, permit: &Permit, class: Class) {
@@ -348,6 +358,10 @@ impl Egress {
             self.sightings.note(permit.target().id.as_str(), name, class).await;
         }
     }
+}
+
+fn refusal(failure: &PassageError, what: &str) -> Refusal {
+    Refusal::new(Cause::from(&failure.error), format!("{what}: {failure}"))
 }
 
 impl From<&ResolveError> for Cause {

@@ -128,6 +128,21 @@ impl<'a> Fields<'a> {
         Some(parsed)
     }
 
+    /// One string under `one`, or several in their order under `many`, each of which `parse`
+    /// understands; not both.
+    pub fn one_or_many<T, E: fmt::Display>(
+        &mut self,
+        one: &'static str,
+        many: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        if self.has(one) && self.has(many) {
+            self.problem(many, format!("give {one} or {many}, not both"));
+        }
+        let alone: Option<T> = self.parse(one, &parse);
+        alone.into_iter().chain(self.list(many, &parse).unwrap_or_default()).collect()
+    }
+
     /// One of a few words.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         self.parse(key, |text| {

@@ -23,6 +23,8 @@ pub mod target;
 pub mod webhook;
 
 // the way out
+pub mod carrier;
+pub mod connector;
 pub mod dial;
 pub mod egress;
 pub mod resolve;

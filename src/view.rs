@@ -18,13 +18,14 @@ use crate::{
     client::Clients,
     config::{Config, Limits},
     dial::{Direct, EgressAddresses, interface_addresses},
-    egress::Egress,
+    egress::{Egress, PrivateResolver},
     policy::{Own, Scene},
-    resolve::{self, Resolver, Server, system_servers},
+    resolve::{self, Resolver, Server, Way, system_servers},
     sightings::Sightings,
     target::{Registry, Target},
     telemetry::metrics::Metrics,
     tls::{Outbound, Roots, TlsSettingsError},
+    tunnel::{Means, Tunnels, TunnelsError},
 };
 
 /// One configuration, ready for requests. Swapped whole, so that no request sees half of a change.
@@ -46,7 +47,6 @@ pub struct View {
     pub require_current_check: bool,
     /// How often the configuration has been replaced; its targets are of this generation.
     pub generation: u64,
-    tunnels: Arc<[Box<str>]>,
     deny: Vec<ipnet::IpNet>,
     allow_loopback: bool,
     listeners: Vec<SocketAddr>,
@@ -91,6 +91,9 @@ pub enum ViewError {
     /// Certificates, keys or roots of targets.
     #[error("{0}")]
     TargetTls(String),
+    /// Certificates, keys or roots of a tunnel.
+    #[error("{0}")]
+    Tunnels(#[from] TunnelsError),
     /// A resolver cannot be set up.
     #[error("dns: {0}")]
     Resolver(#[from] resolve::SettingsError),
@@ -132,14 +135,26 @@ impl View {
             system_servers()?.into_iter().filter(usable).collect()
         };
         let default_resolver = resolver(settings(servers), previous)?;
+        let tunnels = Tunnels::new(
+            config.tunnels,
+            &Means {
+                egress: addresses.clone(),
+                resolver: Arc::clone(&default_resolver),
+                roots: tls.roots().clone(),
+                connect_timeout: config.limits.connect_timeout,
+                tls_timeout: config.limits.tls_timeout,
+                metrics: Arc::clone(&shared.metrics),
+            },
+            previous.map(|view| &view.egress.tunnels),
+        )?;
         let mut resolvers = HashMap::new();
         for (name, one) in config.resolvers {
             // One behind a tunnel is not asked directly, whatever happens.
-            let reachable = match one.tunnel {
-                Some(_) => None,
-                None => Some(resolver(settings(one.servers), previous)?),
-            };
-            resolvers.insert(name, reachable);
+            let passage = tunnels.passage(one.tunnels.iter().map(String::as_str));
+            let through = passage.clone().map(Way::new);
+            let settings = resolve::Settings { through, ..settings(one.servers) };
+            let resolver = resolver(settings, previous)?;
+            resolvers.insert(name, PrivateResolver { resolver, passage });
         }
         let generation = previous.map_or(0, |view| view.generation.saturating_add(1));
         let of_this = |target| Target { generation, ..target };
@@ -155,6 +170,7 @@ impl View {
                 scene: ArcSwap::from_pointee(Scene::default()),
                 resolver: default_resolver,
                 resolvers,
+                tunnels,
                 sightings: Arc::clone(&shared.sightings),
                 metrics: Arc::clone(&shared.metrics),
             }),
@@ -163,7 +179,6 @@ impl View {
             check_ttl: config.policy.check_ttl,
             require_current_check: config.policy.require_current_check,
             generation,
-            tunnels: config.tunnels.into_keys().map(String::into_boxed_str).collect(),
             deny: config.policy.deny,
             allow_loopback: config.policy.allow_loopback,
             listeners,
@@ -174,7 +189,7 @@ impl View {
 
     /// The names of all tunnels.
     pub fn tunnel_names(&self) -> impl Iterator<Item = &str> {
-        self.tunnels.iter().map(|name| &**name)
+        self.egress.tunnels.iter().map(|tunnel| &**tunnel.name())
     }
 
     /// Reads the machine's own addresses again: interfaces come and go while the gateway runs.
@@ -231,7 +246,7 @@ fn resolver(
 ) -> Result<Arc<Resolver>, resolve::SettingsError> {
     let known = previous.into_iter().flat_map(|view| {
         std::iter::once(&view.egress.resolver)
-            .chain(view.egress.resolvers.values().filter_map(Option::as_ref))
+            .chain(view.egress.resolvers.values().map(|one| &one.resolver))
     });
     match known.into_iter().find(|resolver| *resolver.settings() == settings) {
         Some(resolver) => Ok(Arc::clone(resolver)),

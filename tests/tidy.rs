@@ -41,8 +41,15 @@ const LAYERS: &[(&str, &str)] = &[
     ("dial", "policy"),
     ("resolve", "dial"),
     ("tls", "origin target"),
-    ("tunnel", "dial origin policy reason secret"),
-    ("egress", "dial origin policy reason resolve sightings target telemetry tls"),
+    ("tunnel::error", "reason"),
+    ("forward::pump", ""),
+    ("connector", "dial forward::pump origin policy store telemetry tunnel::error"),
+    (
+        "tunnel",
+        "connector dial origin policy reason resolve secret target telemetry tls tunnel::error",
+    ),
+    ("carrier", "tls tunnel"),
+    ("egress", "carrier dial origin policy reason resolve sightings target telemetry tls tunnel"),
     ("decisions", ""),
     ("record", "decisions egress reason target telemetry"),
     // configuration, and what a request sees of it
@@ -50,9 +57,10 @@ const LAYERS: &[(&str, &str)] = &[
     ("admin::token", "secret"),
     (
         "config",
-        "admin::token client fields origin resolve secret server::tls target telemetry webhook",
+        "admin::token client fields origin resolve secret server::tls target telemetry tunnel \
+         webhook",
     ),
-    ("view", "client config dial egress policy resolve sightings target telemetry tls"),
+    ("view", "client config dial egress policy resolve sightings target telemetry tls tunnel"),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
@@ -86,8 +94,8 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "admin check client config destination explain fields gateway lifecycle origin policy seal \
-         secret sightings store target telemetry view webhook",
+        "admin check client config connector destination explain fields gateway lifecycle origin policy seal \
+         secret sightings store target telemetry tunnel view webhook",
     ),
 ];
 
@@ -302,7 +310,8 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
 
 fn is_test_file(path: &Path) -> bool {
     let path = path.strip_prefix(root()).unwrap();
-    path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")))
+    let is_test = |part: &str| part == "tests" || part.ends_with("tests.rs");
+    path.components().any(|part| part.as_os_str().to_str().is_some_and(is_test))
 }
 
 fn before_tests(text: &str) -> &str {

@@ -44,8 +44,11 @@ pub(super) struct Shown {
     private_network_policy: &'static str,
     /// Where private addresses may lie.
     private_network_allowlist: Vec<String>,
-    /// The tunnel.
+    /// The tunnel, where there is one.
     tunnel: Option<String>,
+    /// The tunnels in the order in which they are tried, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tunnels: Vec<String>,
     /// The approved private resolver.
     resolver: Option<String>,
     /// What the customer has put on its own allowlist.
@@ -120,6 +123,11 @@ impl Shown {
     /// A target, and what is kept of it where it is the API's.
     pub(super) fn new(target: &Target, entry: Option<&Entry>, state: State) -> Self {
         let network = &target.network;
+        // As they are written: one of the two keys.
+        let (alone, several) = match &*network.tunnels {
+            [one] => (Some(one), [].as_slice()),
+            all => (None, all),
+        };
         let nets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
         let problems = entry.and_then(|entry| entry.target.as_ref().err());
         Self {
@@ -141,7 +149,8 @@ impl Shown {
             },
             private_network_policy: network.policy.as_str(),
             private_network_allowlist: nets(&network.allowlist),
-            tunnel: network.tunnel.as_deref().map(ToOwned::to_owned),
+            tunnel: alone.map(ToString::to_string),
+            tunnels: several.iter().map(ToString::to_string).collect(),
             resolver: network.resolver.as_deref().map(ToOwned::to_owned),
             allowlist: nets(&target.allowlist),
             redirects: match &target.redirects {
@@ -237,6 +246,8 @@ pub(super) struct TargetBody {
     private_network_allowlist: Option<Vec<String>>,
     /// The name of a tunnel.
     tunnel: Option<String>,
+    /// The names of several instead, in the order in which they are tried.
+    tunnels: Option<Vec<String>>,
     /// The name of an approved private resolver.
     resolver: Option<String>,
     /// Addresses and CIDRs that the customer has put on its own allowlist.

@@ -2,35 +2,33 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::RandomState,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, Semaphore},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use ulid::Ulid;
 
 use super::{
     Check, State,
-    history::{History, Writer, Written},
-    slot::{Flight, Known, Rhythm, Slot},
-    walk,
+    history::{History, Writer},
+    slot::{Known, Slot},
 };
 use crate::{
     reason::{Cause, DeploymentMode, Refusal},
     store::{Store, StoredCheck},
-    target::{Fingerprint, Ownership, Registry, Target, TargetId},
+    target::{Fingerprint, Ownership, Target, TargetId},
     telemetry::metrics::Metrics,
     view::View,
 };
 
 /// Scheduled checks under way at once.
-pub(super) const SCHEDULED_MAX: usize = 16;
+const SCHEDULED_MAX: usize = 16;
 
 /// Checks under way at once that somebody waits for.
 const ASKED_MAX: usize = 64;
@@ -51,14 +49,14 @@ pub enum Standing {
 pub struct Board {
     slots: RwLock<HashMap<TargetId, Arc<Slot>>>,
     pub(super) metrics: Arc<Metrics>,
-    history: History,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(super) history: History,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
     pub(super) scheduled: Arc<Semaphore>,
-    asked: Arc<Semaphore>,
-    /// Rung when something is wanted before the scheduler's next look.
+    pub(super) asked: Arc<Semaphore>,
+    /// Rung when the targets have changed, so that the scheduler looks at once.
     pub(super) bell: Notify,
-    random: RandomState,
+    pub(super) random: RandomState,
 }
 
 impl Board {
@@ -91,67 +89,52 @@ impl Board {
             let Some(target) = view.targets.get(&one.target_id) else { continue };
             let Ok(check) = serde_json::from_str::<Check>(&one.document) else { continue };
             let left = check.expires_at.map(|at| at.duration_since(wall)).unwrap_or_default();
+            // Never longer than a check of now, whatever the clock did in between.
             let left = Duration::try_from(left).unwrap_or_default().min(view.check_ttl);
-            if one.fingerprint != target.fingerprint.to_string() || left.is_zero() {
+            let counts = matches!(check.state, State::Ready | State::Blocked) && !left.is_zero();
+            if !counts || one.fingerprint != target.fingerprint.to_string() {
                 continue;
             }
-            let Some(until) = now.checked_add(left) else { continue };
-            let due = now.checked_add(left.mul_f64(0.5)).unwrap_or(now);
-            let failures = u32::from(check.state == State::Blocked);
             let known = Known {
+                failures: u32::from(check.state == State::Blocked),
                 check: Arc::new(check),
                 fingerprint: target.fingerprint,
-                until,
-                due: if failures == 0 { due } else { until },
-                failures,
+                generation: target.generation,
+                until: now.checked_add(left).unwrap_or(now),
+                due: now.checked_add(left.mul_f64(0.5)).unwrap_or(now),
             };
-            self.slot(&target.id).known.store(Some(Arc::new(known)));
+            let slot = self.slot(&target.id);
+            self.tell_expiry(&slot, &known.check);
+            slot.known.store(Some(Arc::new(known)));
         }
     }
 
-    /// Follows a change of the targets: those that are gone are forgotten, new ones and changed
-    /// ones are checked soon, and so are blocked ones where `mended` says that the reason may have
-    /// been the gateway's own configuration.
-    pub fn follow(&self, targets: &Registry, mended: bool) {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|id, slot| {
-            let there = targets.get(id.as_str()).is_some();
-            if !there {
-                self.hide(id, slot);
+    /// Follows a new configuration: targets that are gone are forgotten, new and changed ones are
+    /// checked at once, and so are those whose last check another configuration may have decided.
+    pub fn follow(&self, view: &View) {
+        self.forget(|id| view.targets.get(id.as_str()).is_none());
+        let now = Instant::now();
+        for target in view.targets.iter() {
+            let Some(slot) = self.slot_of(target) else { continue };
+            if slot.known.load().as_deref().is_some_and(|known| is_doubtful(known, view, now)) {
+                slot.want();
             }
-            there
-        });
-        for target in targets.iter() {
-            if is_gated(target) {
-                let slot = slots.entry(target.id.clone()).or_default();
-                if mended && slot.known.load().as_deref().is_some_and(|known| known.failures > 0) {
-                    slot.want();
-                }
-            }
+            self.show_state(&slot, target, now);
         }
-        drop(slots);
-        self.show(targets);
         self.bell.notify_one();
     }
 
     /// Follows the change of one target; `None` when it is gone.
     pub fn changed(&self, id: &TargetId, target: Option<&Target>) {
         match target {
-            None => {
-                let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-                if let Some(slot) = slots.remove(id) {
-                    self.hide(id, &slot);
-                }
-            }
+            None => self.forget(|one| one == id),
             Some(target) => {
-                let slot = is_gated(target).then(|| self.slot(id)).or_else(|| self.find(id));
-                if let Some(slot) = slot {
+                if let Some(slot) = self.slot_of(target) {
                     slot.want();
                     self.show_state(&slot, target, Instant::now());
                 }
             }
         }
-        self.bell.notify_one();
     }
 
     /// What traffic to a target may do.
@@ -185,21 +168,17 @@ impl Board {
         }
         match self.standing(target) {
             Standing::Ready => return Ok(()),
-            Standing::Blocked(check, wait) => return refuse(view, target, &check, wait),
+            Standing::Blocked(check, wait) => return Err(refusal(view, target, &check, wait)),
             Standing::Unknown => {}
         }
-        let unfinished = || {
-            let detail = format!("no connectivity check of target {} could be finished", target.id);
-            Refusal::new(Cause::CheckUnfinished, detail)
-        };
         let check = tokio::time::timeout(patience(view), self.landed(view, target)).await;
-        let (check, _) = check.ok().flatten().ok_or_else(unfinished)?;
+        let (check, _) = check.ok().flatten().ok_or_else(|| unfinished(target))?;
         match self.standing(target) {
-            Standing::Blocked(check, wait) => refuse(view, target, &check, wait),
+            Standing::Blocked(check, wait) => Err(refusal(view, target, &check, wait)),
             Standing::Ready => Ok(()),
             // Changed meanwhile, or a time to live shorter than the check.
             Standing::Unknown if check.state == State::Ready => Ok(()),
-            Standing::Unknown => refuse(view, target, &check, Duration::ZERO),
+            Standing::Unknown => Err(refusal(view, target, &check, Duration::ZERO)),
         }
     }
 
@@ -218,36 +197,6 @@ impl Board {
         let mut check = Check::clone(&known.check);
         check.state = state_of(&known, target.fingerprint, Instant::now());
         check
-    }
-
-    /// Runs a check, or joins the one that is under way, waits until it has ended and, for a
-    /// bounded time, until it is on the disk. `None` when the process stops.
-    pub async fn check_and_keep(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        target: &Arc<Target>,
-    ) -> Option<Arc<Check>> {
-        let (check, mut flight) = self.landed(view, target).await?;
-        // Where the disk fails it is in memory all the same, and the log says so.
-        let _kept = flight.kept.wait_for(|kept| *kept).await;
-        Some(check)
-    }
-
-    async fn landed(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        target: &Arc<Target>,
-    ) -> Option<(Arc<Check>, Flight)> {
-        loop {
-            let (mut flight, joined) = self.begin(view, target, None);
-            let landed = flight.landed.wait_for(Option::is_some).await;
-            let check = landed.ok().and_then(|landed| landed.clone());
-            if joined && flight.fingerprint != target.fingerprint && !self.stop.is_cancelled() {
-                // That one was of the target as it had been.
-                continue;
-            }
-            return Some((check?, flight));
-        }
     }
 
     /// A check that is under way or has just ended, by its id: it may not be on the disk yet.
@@ -271,151 +220,42 @@ impl Board {
         None
     }
 
-    /// Begins a check in the background, unless one is under way; the id of that one.
-    pub fn begin_check(self: &Arc<Self>, view: &Arc<View>, target: &Arc<Target>) -> Arc<str> {
-        self.begin(view, target, None).0.id
-    }
-
-    /// Has a target checked at once where traffic to it needs that.
-    pub fn renew(self: &Arc<Self>, view: &Arc<View>, target: &Arc<Target>) {
-        if is_gated(target) && stopped(target).is_none() {
-            self.begin(view, target, None);
-        }
-    }
-
-    /// The check of a target that is under way, and whether it was so already.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        target: &Arc<Target>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> (Flight, bool) {
-        let slot = self.slot(&target.id);
-        let mut current = slot.flight();
-        if let Some(flight) = &*current {
-            return (flight.clone(), true);
-        }
-        let (sender, landed) = watch::channel(None);
-        let (kept_sender, kept) = watch::channel(false);
-        let id: Arc<str> = Ulid::new().to_string().into();
-        let flight = Flight {
-            id: Arc::clone(&id),
-            target: target.id.clone(),
-            fingerprint: target.fingerprint,
-            landed,
-            kept,
-        };
-        *current = Some(flight.clone());
-        slot.begin();
-        drop(current);
-        let (board, view, target) = (Arc::clone(self), Arc::clone(view), Arc::clone(target));
-        self.tasks.spawn(async move {
-            // Ends the flight also where the walk panics or is stopped.
-            let ending = Ending { slot, sender: Some(sender) };
-            let stop = board.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                written = board.run(id, &view, &target, permit, ending) => {
-                    kept_sender.send_replace(written.on_disk().await);
-                }
-            }
-        });
-        (flight, false)
-    }
-
-    async fn run(
-        &self,
-        id: Arc<str>,
-        view: &View,
-        target: &Arc<Target>,
-        permit: Option<OwnedSemaphorePermit>,
-        ending: Ending,
-    ) -> Written {
-        let permit = match permit {
-            Some(permit) => Some(permit),
-            None => Arc::clone(&self.asked).acquire_owned().await.ok(),
-        };
-        let check = walk(view, target, id, &mut |_| {}).await;
-        drop(permit);
-        let check = self.publish(&ending.slot, view, target, check);
-        let written = self.history.keep(&check, target.fingerprint);
-        ending.land(check);
-        written
-    }
-
-    /// Makes a check the one that counts.
-    fn publish(&self, slot: &Slot, view: &View, target: &Target, mut check: Check) -> Arc<Check> {
-        let now = Instant::now();
-        let rhythm = Rhythm { ttl: view.check_ttl };
-        let roll = self.random.hash_one((&target.id, Ulid::new().random()));
-        let before = slot.known.load();
-        let failures = match (check.state, before.as_deref()) {
-            (State::Ready, _) => 0,
-            (_, Some(known)) if known.fingerprint == target.fingerprint => {
-                known.failures.saturating_add(1)
-            }
-            (_, _) => 1,
-        };
-        let (counts, next) = if failures == 0 {
-            (rhythm.ttl, rhythm.renewal(roll))
-        } else {
-            let wait = rhythm.back_off(failures, roll);
-            (wait, wait)
-        };
-        check.expires_at = check.last_checked_at.and_then(|at| at.checked_add(counts).ok());
-        let after = |wait| now.checked_add(wait).unwrap_or(now);
-        let check = Arc::new(check);
-        let known = Known {
-            check: Arc::clone(&check),
-            fingerprint: target.fingerprint,
-            until: after(counts),
-            due: after(next),
-            failures,
-        };
-        slot.known.store(Some(Arc::new(known)));
-        self.tell(slot, target, &check, before.as_deref());
-        check
-    }
-
     pub(super) fn find(&self, id: &TargetId) -> Option<Arc<Slot>> {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    fn slot(&self, id: &TargetId) -> Arc<Slot> {
+    pub(super) fn slot(&self, id: &TargetId) -> Arc<Slot> {
         if let Some(slot) = self.find(id) {
             return slot;
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(id.clone()).or_default())
     }
-}
 
-/// Ends a flight however its task ends; who waits sees the channel closed.
-struct Ending {
-    slot: Arc<Slot>,
-    sender: Option<watch::Sender<Option<Arc<Check>>>>,
-}
-
-impl Ending {
-    fn land(mut self, check: Arc<Check>) {
-        if let Some(sender) = self.sender.take() {
-            // First, so that whoever has waited can begin another one.
-            *self.slot.flight() = None;
-            sender.send_replace(Some(check));
-        }
+    /// The slot of a target that needs one, or has one because somebody had it checked.
+    pub(super) fn slot_of(&self, target: &Target) -> Option<Arc<Slot>> {
+        if is_gated(target) { Some(self.slot(&target.id)) } else { self.find(&target.id) }
     }
-}
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if self.sender.is_some() {
-            *self.slot.flight() = None;
-        }
+    pub(super) fn len(&self) -> usize {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Takes targets off the board, with their metrics.
+    pub(super) fn forget(&self, mut is_gone: impl FnMut(&TargetId) -> bool) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|id, slot| {
+            let gone = is_gone(id);
+            if gone {
+                self.hide(id, slot);
+            }
+            !gone
+        });
     }
 }
 
 /// Whether traffic to a target needs a current check.
-fn is_gated(target: &Target) -> bool {
+pub(super) fn is_gated(target: &Target) -> bool {
     match target.mode {
         DeploymentMode::SelfHosted | DeploymentMode::WebhookOnly => true,
         DeploymentMode::Cloud => false,
@@ -433,6 +273,14 @@ pub(super) fn stopped(target: &Target) -> Option<Refusal> {
         .then(|| Refusal::new(Cause::OwnershipUnclear, detail()))
 }
 
+/// Whether another configuration may have decided a check: it did not reach its target, went out
+/// from an address that is no longer used, or counts for longer than checks do now.
+fn is_doubtful(known: &Known, view: &View, now: Instant) -> bool {
+    let from = known.check.egress_ip;
+    let moved = from.map_or(!view.egress_ips.is_empty(), |ip| !view.egress_ips.contains(&ip));
+    known.failures > 0 || moved || known.until.saturating_duration_since(now) > view.check_ttl
+}
+
 pub(super) fn state_of(known: &Known, fingerprint: Fingerprint, now: Instant) -> State {
     if known.fingerprint == fingerprint && now < known.until {
         known.check.state
@@ -441,10 +289,17 @@ pub(super) fn state_of(known: &Known, fingerprint: Fingerprint, now: Instant) ->
     }
 }
 
-fn refuse(view: &View, target: &Target, check: &Check, wait: Duration) -> Result<(), Refusal> {
-    check
-        .refusal(target, &view.egress_ips)
-        .map_or(Ok(()), |refusal| Err(refusal.retry_after(wait.max(Duration::from_secs(1)))))
+/// What traffic is told, with the time until the next check in whole seconds.
+fn refusal(view: &View, target: &Target, check: &Check, wait: Duration) -> Refusal {
+    let next = Duration::from_secs(wait.as_secs().saturating_add(1));
+    let refusal = check.refusal(target, &view.egress_ips);
+    // A check that reached nothing and says no cause is none that traffic may go by.
+    refusal.unwrap_or_else(|| unfinished(target)).retry_after(next)
+}
+
+fn unfinished(target: &Target) -> Refusal {
+    let detail = format!("no connectivity check of target {} could be finished", target.id);
+    Refusal::new(Cause::CheckUnfinished, detail)
 }
 
 /// How long a request waits for a check: what its steps may take, one after the other.
@@ -455,3 +310,7 @@ fn patience(view: &View) -> Duration {
         .fold(Duration::from_secs(1), |sum, one| sum.saturating_add(*one))
         .min(Duration::from_mins(1))
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

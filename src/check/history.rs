@@ -61,6 +61,11 @@ impl History {
 }
 
 impl Written {
+    /// A check that is not kept.
+    pub(super) const fn nowhere() -> Self {
+        Self(None)
+    }
+
     /// Whether it is on the disk, after a bounded wait.
     pub(super) async fn on_disk(self) -> bool {
         match self.0 {

@@ -4,6 +4,7 @@
 mod blame;
 mod board;
 mod expiry;
+mod flight;
 mod history;
 mod probe;
 mod record;

@@ -1,59 +1,90 @@
 //! Renews checks before they run out, and looks at blocked targets again.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, stopped};
+use super::{
+    board::{Board, stopped},
+    slot::Urgency,
+};
 use crate::{target::Target, view::View};
 
-/// How often the board is looked at; a change rings before that.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the board is looked at; a new configuration rings before that.
+const PACE_MAX: Duration = Duration::from_secs(1);
 
-/// Runs until `stop`: no two checks of a target at once, at most sixteen in all, those first that
-/// have been due longest. `view` gives the configuration of the moment.
+/// The same where checks count for a few seconds only.
+const PACE_MIN: Duration = Duration::from_millis(50);
+
+/// Runs until `stop`: no two checks of a target at once, at most sixteen in all, the most urgent
+/// ones first. `view` gives the configuration of the moment.
+///
+/// While `policy.require_current_check` is off nobody needs a check, so none is begun that nobody
+/// asked for; those that were asked for are renewed all the same.
 pub async fn run(board: Arc<Board>, view: impl Fn() -> Arc<View>, stop: CancellationToken) {
     loop {
-        let looked = look(&board, &view);
+        let pace = pace(view().check_ttl);
+        // What is not begun by then is judged anew, as something else may be more urgent.
+        let look = async {
+            look(&board, &view).await;
+            pending::<()>().await;
+        };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
-            () = looked => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
+            () = look => {}
             () = board.bell.notified() => {}
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(pace) => {}
         }
     }
 }
 
+/// A small part of the time that a check counts, so that no renewal comes late for being seen late.
+fn pace(check_ttl: Duration) -> Duration {
+    check_ttl.checked_div(20).unwrap_or_default().clamp(PACE_MIN, PACE_MAX)
+}
+
 async fn look(board: &Arc<Board>, view: &impl Fn() -> Arc<View>) {
-    let now = Instant::now();
-    let mut due = due(board, &view(), now);
-    due.sort_by_key(|(since, _)| *since);
-    for (_, target) in due {
+    for (_, target) in due(board, view) {
         // Waits while as many as may be are under way; the board may have changed by then.
         let Ok(permit) = Arc::clone(&board.scheduled).acquire_owned().await else { return };
         let view = view();
         let Some(target) = view.targets.get(target.id.as_str()) else { continue };
-        let slot = board.find(&target.id);
-        let still = slot.is_some_and(|slot| slot.is_due(target.fingerprint, Instant::now()));
-        if still && stopped(target).is_none() {
+        if urgency(board, &view, target, Instant::now()).is_some() {
             board.begin(&view, target, Some(permit));
         }
     }
 }
 
-/// What should be checked now, and since when.
-fn due(board: &Board, view: &View, now: Instant) -> Vec<(Option<Instant>, Arc<Target>)> {
-    let mut due = Vec::new();
-    board.show(&view.targets);
-    for target in view.targets.iter() {
-        let Some(slot) = board.find(&target.id) else { continue };
-        if stopped(target).is_none() && slot.is_due(target.fingerprint, now) {
-            due.push((slot.due(), Arc::clone(target)));
+/// What should be checked now, the most urgent first. Brings the board and its metrics up to date.
+fn due(board: &Board, view: &impl Fn() -> Arc<View>) -> Vec<(Urgency, Arc<Target>)> {
+    let (here, now) = (view(), Instant::now());
+    let (mut due, mut seen) = (Vec::new(), 0_usize);
+    for target in here.targets.iter() {
+        let Some(slot) = board.slot_of(target) else { continue };
+        seen = seen.saturating_add(1);
+        board.show_state(&slot, target, now);
+        if let Some(urgency) = urgency(board, &here, target, now) {
+            due.push((urgency, Arc::clone(target)));
         }
     }
+    if board.len() > seen {
+        // Requests that began under an older configuration asked for targets that are gone. The
+        // configuration is read when the board cannot change: a target that has just come stays.
+        let mut current = None;
+        board.forget(|id| {
+            let current = current.get_or_insert_with(view);
+            current.targets.get(id.as_str()).is_none()
+        });
+    }
+    due.sort_unstable_by_key(|(urgency, _)| *urgency);
     due
+}
+
+fn urgency(board: &Board, view: &View, target: &Target, now: Instant) -> Option<Urgency> {
+    if stopped(target).is_some() {
+        return None;
+    }
+    board.find(&target.id)?.urgency(target.fingerprint, now, view.require_current_check)
 }

@@ -21,6 +21,8 @@ pub(super) struct Known {
     pub(super) check: Arc<Check>,
     /// Of the target that was checked.
     pub(super) fingerprint: Fingerprint,
+    /// Of the configuration that the target belonged to.
+    pub(super) generation: u64,
     /// When it stops to count.
     pub(super) until: Instant,
     /// When the next one is due.
@@ -48,15 +50,46 @@ pub(super) struct Slot {
     flight: Mutex<Option<Flight>>,
     /// Somebody wants it checked at once, whatever is known.
     wanted: AtomicBool,
-    /// What the metrics say of it.
-    pub(super) shown: Mutex<Option<State>>,
+    shown: Mutex<Shown>,
     /// The expiry of the certificate that was warned of, and at how many days.
     pub(super) warned: Mutex<Option<(Timestamp, i64)>>,
+}
+
+/// What the metrics say of a target.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Shown {
+    /// Nothing yet.
+    #[default]
+    Not,
+    /// That it is in this state.
+    As(State),
+    /// Nothing ever again: it is off the board, though a check of it may still be under way.
+    Gone,
+}
+
+/// Why a check should begin. Lesser ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// Somebody changed something, and waits for what comes of it.
+    Changed,
+    /// Traffic goes by a check that must not run out; since when it has been due.
+    Renewal(Instant),
+    /// It was blocked, or never checked; since when it has been due.
+    Closed(Option<Instant>),
 }
 
 impl Slot {
     pub(super) fn flight(&self) -> MutexGuard<'_, Option<Flight>> {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has been taken off the board.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(*self.shown(), Shown::Gone)
     }
 
     /// Has it checked at the scheduler's next look.
@@ -69,20 +102,25 @@ impl Slot {
         self.wanted.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a check of the target as it is now should begin.
-    pub(super) fn is_due(&self, fingerprint: Fingerprint, now: Instant) -> bool {
-        if self.wanted.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.known
-            .load()
-            .as_deref()
-            .is_none_or(|known| known.fingerprint != fingerprint || known.due <= now)
-    }
-
-    /// Since when it has been due, to serve those first that wait longest.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.known.load().as_deref().map(|known| known.due)
+    /// Why a check of the target as it is now should begin; `None` where it need not, or one is
+    /// under way. Those that were never checked need it where traffic is `gated`.
+    pub(super) fn urgency(
+        &self,
+        fingerprint: Fingerprint,
+        now: Instant,
+        gated: bool,
+    ) -> Option<Urgency> {
+        let known = self.known.load();
+        let urgency = match known.as_deref() {
+            _ if self.wanted.load(Ordering::Relaxed) => Urgency::Changed,
+            Some(known) if known.fingerprint != fingerprint => Urgency::Changed,
+            Some(known) if known.due > now => return None,
+            Some(known) if known.failures == 0 => Urgency::Renewal(known.due),
+            Some(known) => Urgency::Closed(Some(known.due)),
+            None if gated => Urgency::Closed(None),
+            None => return None,
+        };
+        self.flight().is_none().then_some(urgency)
     }
 }
 

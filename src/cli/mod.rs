@@ -10,6 +10,7 @@ mod check;
 mod check_remote;
 mod check_table;
 mod config;
+mod connector;
 mod demo;
 mod explain;
 mod health;
@@ -18,6 +19,7 @@ mod serve;
 mod sign;
 mod store;
 mod verify;
+mod wireguard;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -71,10 +73,15 @@ enum Command {
     Sign(sign::Arguments),
     /// Exit 0 when a webhook delivery verifies, 1 with the reason when not
     Verify(verify::Arguments),
+    /// Run the customer's end of a reverse tunnel, or enrol, list and revoke connectors
+    Connector(connector::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
     #[command(about = "Print the admin API's OpenAPI document")]
     Openapi,
+    /// Make keys for a WireGuard tunnel
+    #[command(subcommand)]
+    Wireguard(wireguard::Command),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -120,8 +127,10 @@ pub fn run() -> ExitCode {
         Command::Store(command) => store::run(&command),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Connector(arguments) => connector::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Openapi => openapi::run(),
+        Command::Wireguard(command) => wireguard::run(&command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();

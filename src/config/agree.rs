@@ -16,12 +16,12 @@ pub(super) fn agree(config: &Config, tunnels: &BTreeSet<String>, problems: &mut 
     listeners(config, problems);
     let mut problem = |key: String, message: String| problems.push(Problem { key, message });
     for (name, resolver) in &config.resolvers {
-        if let Some(tunnel) = resolver.tunnel.as_ref().filter(|name| !tunnels.contains(*name)) {
+        for tunnel in resolver.tunnels.iter().filter(|name| !tunnels.contains(*name)) {
             problem(format!("resolvers.{name}.tunnel"), format!("there is no [tunnels.{tunnel}]"));
         }
     }
     // Behind a tunnel, the families of egress addresses say nothing.
-    let direct = config.resolvers.iter().filter(|(_, resolver)| resolver.tunnel.is_none());
+    let direct = config.resolvers.iter().filter(|(_, resolver)| resolver.tunnels.is_empty());
     let direct = direct.map(|(name, one)| (format!("resolvers.{name}.servers"), &one.servers));
     let default = config.dns_servers.iter().map(|servers| ("dns.servers".to_owned(), servers));
     for (key, servers) in default.chain(direct) {
@@ -68,7 +68,8 @@ fn listeners(config: &Config, problems: &mut Problems) {
     }
     let proxy = config.proxy.listen.iter().map(|address| ("proxy.listen", address));
     let admin = config.admin.listen.iter().map(|address| ("admin.listen", address));
-    let all: Vec<_> = proxy.chain(admin).collect();
+    let connectors = config.connectors.listen.iter().map(|address| ("connectors.listen", address));
+    let all: Vec<_> = proxy.chain(admin).chain(connectors).collect();
     for (index, (key, address)) in all.iter().enumerate() {
         // Listeners share their ports with a successor, so the system would not refuse this.
         if let Some((other_key, other)) =

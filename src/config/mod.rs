@@ -8,6 +8,7 @@
 
 mod agree;
 mod clients;
+mod connectors;
 mod depth;
 mod document;
 mod environment;
@@ -32,12 +33,12 @@ use figment::{
 };
 
 pub use agree::is_exposed;
+pub use connectors::Connectors;
 pub use place::{Invalid, Located, Place};
 pub use settings::{
     Admin, Config, Egress, ExtraRoots, Limits, Policy, Proxy, ResolverSettings, Store, Telemetry,
 };
 pub use store_url::StoreUrl;
-pub use tunnel::{Credentials, HttpTunnel, SocksTunnel, Tunnel, TunnelTls, WireGuardTunnel};
 
 use clients::ClientEntry;
 use document::Document;
@@ -49,6 +50,9 @@ use reload::Seen;
 use targets::{Known, Targets};
 
 use crate::fields::{Fields, Problems};
+pub use crate::tunnel::{
+    Credentials, HttpTunnel, Settings as Tunnel, SocksTunnel, TunnelTls, WireGuardTunnel,
+};
 
 /// Largest configuration file, in bytes: ten times what 100,000 targets take.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -214,6 +218,7 @@ fn read(
         egress: read::egress(root.table("egress")),
         proxy: proxy_tls::proxy(root.table("proxy"), &clients, references, &mut warnings),
         admin: read::admin(root.table("admin"), references),
+        connectors: connectors::connectors(root.table("connectors"), references, &state_dir),
         dns_servers: read::dns(root.table("dns")),
         resolvers: read::resolvers(&mut root),
         policy: read::policy(root.table("policy")),
@@ -260,6 +265,13 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
              development and benchmarks only"
                 .into(),
         );
+    }
+    for (name, tunnel) in &config.tunnels {
+        if matches!(tunnel, Tunnel::Connector(_)) && config.connectors.listen.is_empty() {
+            warnings.push(format!(
+                "tunnels.{name}: no connector can dial in while connectors.listen is empty"
+            ));
+        }
     }
     for ip in &config.egress.ip {
         if !config.egress.ranges.iter().any(|range| range.contains(ip)) {

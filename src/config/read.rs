@@ -133,9 +133,9 @@ pub(super) fn resolvers(root: &mut Fields<'_>) -> BTreeMap<String, ResolverSetti
         } else if servers.is_empty() {
             one.problem("servers", "list at least one server");
         }
-        let tunnel = one.parse("tunnel", |text| Ok::<_, String>(text.to_owned()));
+        let tunnels = one.one_or_many("tunnel", "tunnels", |text| Ok::<_, String>(text.to_owned()));
         one.finish();
-        resolvers.insert(name, ResolverSettings { servers, tunnel });
+        resolvers.insert(name, ResolverSettings { servers, tunnels });
     }
     resolvers
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf, ti
 
 use ipnet::IpNet;
 
-use super::{store_url::StoreUrl, tunnel::Tunnel};
+use super::{Tunnel, connectors::Connectors, store_url::StoreUrl};
 use crate::{
     admin::token::Token, client::ClientSettings, origin::Host, resolve::Server, secret::Secret,
     server::tls::ServerTls, target::Target, telemetry::LogFormat,
@@ -22,6 +22,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// Where health, metrics and the admin API are.
     pub admin: Admin,
+    /// Where reverse connectors dial in.
+    pub connectors: Connectors,
     /// Who may use the proxy. Default: nobody has to say who they are, which only a loopback
     /// listener allows.
     pub clients: Vec<ClientSettings>,
@@ -82,8 +84,9 @@ pub struct Admin {
 pub struct ResolverSettings {
     /// Its servers in order of preference, at least one.
     pub servers: Vec<Server>,
-    /// The tunnel through which they are asked. Default: directly.
-    pub tunnel: Option<String>,
+    /// The tunnels through which they are asked, in the order in which they are tried. Default:
+    /// none, and they are asked directly.
+    pub tunnels: Vec<String>,
 }
 
 /// What may leave, beyond each target's own settings.

@@ -223,7 +223,7 @@ fn every_key_has_its_effect() {
     assert_eq!(config.admin.tokens[1].role, crate::admin::token::Role::Operate);
     assert_eq!(config.clients[1].certificate_names.len(), 2);
     assert_eq!(config.dns_servers.unwrap().len(), 3);
-    assert_eq!(config.resolvers["acme"].tunnel.as_deref(), Some("acme"));
+    assert_eq!(config.resolvers["acme"].tunnels, ["acme"]);
     assert_eq!(config.store.key.unwrap().expose(), [0x0f; 32]);
     let former: Vec<_> =
         config.store.previous_keys.iter().map(crate::secret::Secret::expose).collect();
@@ -232,6 +232,9 @@ fn every_key_has_its_effect() {
     assert_eq!(config.telemetry.log, crate::telemetry::LogFormat::Pretty);
     assert_eq!(config.tls.extra_roots, [PathBuf::from("ca.pem")]);
     assert!(config.proxy.tls.is_some());
+    assert_eq!(config.connectors.listen, ["0.0.0.0:7443".parse().unwrap()]);
+    assert_eq!(config.connectors.addresses[0].to_string(), "egress.example:7443");
+    assert_eq!(config.connectors.key_file, PathBuf::from("proxy.key"));
     assert_eq!(config.targets.len(), 2);
     assert_eq!(config.targets[0].labels[..], [("team".into(), "identity".into())]);
     let files: Vec<_> = loaded.files.iter().map(|seen| seen.path().to_str().unwrap()).collect();
@@ -250,6 +253,21 @@ fn every_key_has_its_effect() {
     );
     assert_eq!(loaded.warnings.len(), 1);
     assert!(loaded.warnings[0].starts_with("policy.allow_loopback"));
+}
+
+#[test]
+fn connectors_are_told_to_dial_what_is_listened_at_where_that_can_be_dialled() {
+    let tunnel = "[tunnels.a]\nurl = \"connector:a\"\n";
+    let text = format!("{tunnel}[connectors]\nlisten = [\"192.0.2.1:7443\", \"0.0.0.0:7444\"]\n");
+    let loaded = load_texts(&[("a.toml", &text)], &[]).unwrap();
+    let addresses = loaded.config.connectors.addresses.iter().map(ToString::to_string);
+    assert_eq!(addresses.collect::<Vec<_>>(), ["192.0.2.1:7443"]);
+    assert_eq!(loaded.config.connectors.key_file, PathBuf::from("state/connector.key"));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    // without a listener nobody can dial in
+    let loaded = load_texts(&[("a.toml", tunnel)], &[]).unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].starts_with("tunnels.a: "), "{:?}", loaded.warnings);
 }
 
 #[test]

@@ -1,8 +1,7 @@
-//! Approved ways into private networks, as they are configured.
+//! Reads the approved ways into private networks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -17,79 +16,10 @@ use crate::{
     fields::{Fields, parse_net},
     origin::Authority,
     secret::Secret,
+    tunnel::{
+        Credentials, HttpTunnel, Settings as Tunnel, SocksTunnel, TunnelTls, WireGuardTunnel,
+    },
 };
-
-/// An approved way into a private network.
-#[derive(Clone, Debug)]
-pub enum Tunnel {
-    /// `http://` and `https://`: a proxy that understands CONNECT.
-    Http(HttpTunnel),
-    /// `socks5://`: a SOCKS5 proxy (RFC 1928).
-    Socks5(SocksTunnel),
-    /// `wireguard://`: a WireGuard peer.
-    WireGuard(Box<WireGuardTunnel>),
-    /// `connector:NAME`: the reverse connector of this name, which dials in.
-    Connector(String),
-}
-
-/// A proxy that understands CONNECT.
-#[derive(Clone, Debug)]
-pub struct HttpTunnel {
-    /// Where it is. Default port: 80, with TLS 443.
-    pub proxy: Authority,
-    /// TLS towards it; `None` for `http://`.
-    pub tls: Option<TunnelTls>,
-    /// What is shown to it. Default: nothing.
-    pub credentials: Option<Credentials>,
-}
-
-/// A SOCKS5 proxy.
-#[derive(Clone, Debug)]
-pub struct SocksTunnel {
-    /// Where it is. Default port: 1080.
-    pub proxy: Authority,
-    /// User name and password (RFC 1929). Default: none.
-    pub credentials: Option<(String, Secret)>,
-}
-
-/// What is shown to a proxy.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// `Basic`, with user name and password.
-    Basic(String, Secret),
-    /// `Bearer`, with a token.
-    Bearer(Secret),
-}
-
-/// TLS towards a proxy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TunnelTls {
-    /// A PEM file of the authorities that may have issued its certificate. Default: the system's.
-    pub ca_file: Option<PathBuf>,
-    /// PEM files of the certificate chain and the key that are shown to it. Default: none.
-    pub client: Option<(PathBuf, PathBuf)>,
-}
-
-/// A WireGuard peer.
-#[derive(Clone, Debug)]
-pub struct WireGuardTunnel {
-    /// Where it is. Default port: 51820.
-    pub peer: Authority,
-    /// Our private key, 32 bytes.
-    pub private_key: Secret,
-    /// A key shared with the peer besides, 32 bytes. Default: none.
-    pub preshared_key: Option<Secret>,
-    /// The peer's public key.
-    pub peer_public_key: [u8; 32],
-    /// Our addresses inside, at least one.
-    pub addresses: Vec<IpNet>,
-    /// What lies behind the peer, at least one.
-    pub allowed_ips: Vec<IpNet>,
-    /// Time between packets that keep the way open. Default: none are sent.
-    pub keepalive: Option<Duration>,
-    /// Largest packet inside, in bytes. Default 1420.
-    pub mtu: u16,
-}
 
 /// Smallest packet every IPv4 host takes (RFC 791), and the largest there is.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65_535;

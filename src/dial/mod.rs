@@ -1,7 +1,8 @@
 //! The only place that opens sockets: dials vetted addresses from the egress address.
 //!
-//! Traffic goes through [`Direct::connect`], which takes nothing but vetted addresses. The two
-//! functions that take any address, [`tcp_to`] and [`udp_to`], are for the name servers alone.
+//! Traffic goes through [`Direct::connect`], which takes nothing but vetted addresses. Of the
+//! functions that take any address, [`tcp_to`] and [`udp_to`] are for name servers and for the far
+//! ends of tunnels alone, and [`udp_unconnected`] for those of WireGuard.
 
 mod direct;
 mod error;
@@ -13,7 +14,7 @@ mod tests;
 pub use direct::{Dialled, Direct};
 pub use error::DialError;
 pub(crate) use race::staggered;
-pub(crate) use socket::{tcp_to, udp_to};
+pub(crate) use socket::{tcp_to, udp_to, udp_unconnected};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

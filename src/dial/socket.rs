@@ -21,6 +21,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 /// The pause between two such questions. After the kernel's number of them (9) the peer is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How much of a tunnel's datagrams the kernel may hold in each direction, in bytes: the windows
+/// of many streams come at once, through one socket.
+const DATAGRAMS_BYTES: usize = 4 << 20;
+
 /// Connects to one address and compares the peer with it. No time limit of its own.
 pub(super) async fn connect(
     address: SocketAddr,
@@ -48,9 +52,11 @@ pub(super) async fn connect(
     }
 }
 
-/// A TCP connection to a name server, bound to the egress address. No time limit of its own.
+/// A TCP connection to what the configuration names, bound to the egress address. No time limit of
+/// its own.
 ///
-/// For name servers alone, which the operator chose: the address is not vetted.
+/// For name servers and for the far ends of tunnels alone, which the operator chose: the address is
+/// not vetted.
 pub(crate) async fn tcp_to(server: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     connect(server, source).await.map_err(io::Error::from)
 }
@@ -73,6 +79,29 @@ pub(crate) fn udp_to(
     socket.set_nonblocking(true)?;
     socket.connect(server)?;
     UdpSocket::from_std(socket)
+}
+
+/// A UDP socket for a tunnel's datagrams to `peer` and back, bound to the egress address.
+///
+/// It is not connected: whoever is at the other end may move (WireGuard's roaming), and is known
+/// by its key. For tunnels alone, whose peers the operator chose.
+pub(crate) fn udp_unconnected(peer: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if peer.is_ipv6() {
+        socket.set_only_v6(true)?; // never IPv4 in disguise from the IPv6 socket
+    }
+    // The kernel gives as much of it as net.core.rmem_max and wmem_max allow.
+    let _as_much = (
+        socket.set_recv_buffer_size(DATAGRAMS_BYTES),
+        socket.set_send_buffer_size(DATAGRAMS_BYTES),
+    );
+    socket.bind(&SocketAddr::new(source.unwrap_or(any), 0).into())?;
+    UdpSocket::from_std(socket.into())
 }
 
 /// Sends the first packet.

@@ -23,6 +23,7 @@ use super::{
     pump::{Pump, Side},
 };
 use crate::{
+    egress::Carrier,
     origin::Host,
     reason::{Cause, Refusal},
     record::Record,
@@ -38,6 +39,12 @@ impl ClientStream for TcpStream {
     fn reset(self) {
         // Without lingering, closing sends RST. Where the option fails the close is still one.
         let _ignored = self.set_zero_linger();
+    }
+}
+
+impl ClientStream for Carrier {
+    fn reset(self) {
+        Self::reset(self);
     }
 }
 

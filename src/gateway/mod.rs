@@ -15,7 +15,7 @@ pub use switch::{Switch, SwitchSlot};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     client::Client,
     deliveries::Deliveries,
     destination::Destination,
+    egress::Carrier,
     forward::{
         connect::{ClientStream, Terms, tunnel},
         upstream::Upstreams,
@@ -85,7 +86,7 @@ pub struct ConnectRequest<'a> {
 /// A tunnel that stands and waits for its client to be told.
 #[derive(Debug)]
 pub struct Opened {
-    upstream: TcpStream,
+    upstream: Carrier,
     terms: Terms,
     record: Record,
     metrics: Arc<Metrics>,
@@ -149,7 +150,7 @@ impl Gateway {
         from: &ClientConn,
         request: ConnectRequest<'_>,
         record: &mut Record,
-    ) -> Result<(TcpStream, Terms, (Slot<String>, Slot<TargetId>)), Refusal> {
+    ) -> Result<(Carrier, Terms, (Slot<String>, Slot<TargetId>)), Refusal> {
         // Read first, so that the record of an unknown client's request says what it asked for.
         let destination = Destination::connect(request.target, request.headers);
         record.authority = destination.as_ref().ok().map(|asked| asked.authority.to_string());

@@ -66,7 +66,7 @@ impl Memory {
         let inventory = Arc::new(inventory);
         let current = view.load_full();
         self.checks.restore(self.store.latest_checks().await?, &current);
-        self.checks.follow(&current.targets, false);
+        self.checks.follow(&current);
         self.background.spawn(Arc::clone(&inventory).end_rotations(self.stop.clone()));
         let (checks, view) = (Arc::clone(&self.checks), Arc::clone(view));
         let view = move || view.load_full();

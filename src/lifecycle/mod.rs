@@ -131,6 +131,7 @@ impl Running {
         let keys = keys(&config)?;
         let view = Arc::new(ArcSwap::from_pointee(View::new(config, addresses, &shared, None)?));
         let inventory = memory.inventory(&view, &fixed.state_dir, keys).await?;
+        view.load().egress.tunnels.enforce(None, &metrics);
         let tasks = TaskTracker::new();
         let Memory { deliveries, checks, .. } = &memory;
         let (deliveries, checks) = (Arc::clone(deliveries), Arc::clone(checks));
@@ -251,12 +252,13 @@ impl Running {
         let previous = self.gateway.view.load_full();
         let keys = keys(&config)?;
         let mut view = View::new(config, addresses, &self.shared, Some(&previous))?;
+        view.egress.tunnels.enforce(Some(&previous.egress.tunnels), &self.shared.metrics);
         policy.note(&self.shared.metrics);
         self.inventory.reopen(&still, keys.as_ref()).await;
         self.inventory.join(&still, &mut view, keys);
         let view = Arc::new(view);
         self.gateway.view.store(Arc::clone(&view));
-        self.gateway.checks.follow(&view.targets, true);
+        self.gateway.checks.follow(&view);
         self.listeners.set_tls(tls);
         self.admin.view.store(Arc::new(admin_view));
         self.listeners.start(bound, &self.server, &self.admin);

@@ -214,7 +214,7 @@ causes! {
         "Allow the address and port at the customer's end of the tunnel; both ends have to agree.";
     TunnelTargetUnreachable = "tunnel_target_unreachable", ConnectRefused, Customer, "destination_unavailable",
         "The tunnel stands, but the target does not answer behind it.",
-        "See that the target runs, and that the customer's end of the tunnel may reach it.";
+        "See that the target's host and port answers, and that the customer's end of the tunnel may reach it.";
     TunnelProtocol = "tunnel_protocol", TunnelDown, Operator, "proxy_configuration_error",
         "What answers at the far end of the target's tunnel does not speak the tunnel's protocol.",
         "Correct the tunnel's url, or what listens there.";

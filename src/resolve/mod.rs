@@ -1,4 +1,4 @@
-//! Names to addresses, asked from the egress address and nowhere else.
+//! Names to addresses, asked from the egress address, or through a tunnel, and nowhere else.
 //!
 //! Only fully-qualified names are asked for. Search domains, the hosts file and the environment
 //! are never looked at; what hickory has of them lies in a layer that is not used.
@@ -10,10 +10,12 @@ mod provider;
 mod server;
 #[cfg(test)]
 mod tests;
+mod through;
 mod upstream;
 
 pub use error::{ResolveError, SettingsError};
 pub use server::{Server, ServerParseError, system_servers};
+pub use through::{BoxFuture, Link, Through, Way};
 
 use std::borrow::Cow;
 use std::fmt;
@@ -53,7 +55,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The servers in order of preference: at least one, at most [`SERVERS_MAX`], none of a
-    /// family without egress address.
+    /// family without egress address unless they are reached `through` something else.
     pub servers: Vec<Server>,
     /// Time to resolve a name: all servers, repetitions, aliases and waiting together.
     pub timeout: Duration,
@@ -62,12 +64,14 @@ pub struct Settings {
     /// What the certificates of `tls://` and `https://` servers must lead to. Empty, the default:
     /// the roots of Mozilla's programme, as built in.
     pub roots: Vec<CertificateDer<'static>>,
+    /// The only way to the servers. Default: directly, from the egress address.
+    pub through: Option<Way>,
 }
 
 impl Settings {
-    /// Settings with the built-in roots.
+    /// Settings with the built-in roots, for servers that are asked directly.
     pub fn new(servers: Vec<Server>, timeout: Duration, egress: EgressAddresses) -> Self {
-        Self { servers, timeout, egress, roots: Vec::new() }
+        Self { servers, timeout, egress, roots: Vec::new(), through: None }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The sockets that questions leave by: all of them from `dial`, bound to the egress address.
+//! What questions leave by: sockets from `dial`, bound to the egress address, or connections through
+//! a tunnel.
 
 use std::future::Future;
 use std::io;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle, TokioTime};
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::through::{Link, Way};
 use crate::dial::{self, EgressAddresses};
 
 /// How long a connection to a server may take where hickory sets no limit; the limit of the whole
@@ -23,12 +25,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Provider {
     egress: EgressAddresses,
+    through: Option<Way>,
     tasks: TokioHandle,
 }
 
 impl Provider {
-    pub(super) fn new(egress: EgressAddresses) -> Self {
-        Self { egress, tasks: TokioHandle::default() }
+    pub(super) fn new(egress: EgressAddresses, through: Option<Way>) -> Self {
+        Self { egress, through, tasks: TokioHandle::default() }
     }
 }
 
@@ -36,7 +39,7 @@ impl RuntimeProvider for Provider {
     type Handle = TokioHandle;
     type Timer = TokioTime;
     type Udp = Datagrams;
-    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+    type Tcp = AsyncIoTokioAsStd<Connection>;
 
     fn create_handle(&self) -> TokioHandle {
         self.tasks.clone()
@@ -49,11 +52,18 @@ impl RuntimeProvider for Provider {
         _bind: Option<SocketAddr>,
         limit: Option<Duration>,
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
+        let limit = limit.unwrap_or(CONNECT_TIMEOUT);
+        if let Some(way) = &self.through {
+            let connecting = way.connect(server);
+            return Box::pin(async move {
+                let link = timeout(limit, connecting).await??;
+                Ok(AsyncIoTokioAsStd(Connection::Through(link)))
+            });
+        }
         let source = self.egress.source_for(server.ip());
         Box::pin(async move {
-            let limit = limit.unwrap_or(CONNECT_TIMEOUT);
             let stream = timeout(limit, dial::tcp_to(server, source)).await??;
-            Ok(AsyncIoTokioAsStd(stream))
+            Ok(AsyncIoTokioAsStd(Connection::Direct(stream)))
         })
     }
 
@@ -64,8 +74,58 @@ impl RuntimeProvider for Provider {
         bind: SocketAddr,
         server: SocketAddr,
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Datagrams>>>> {
+        if self.through.is_some() {
+            // No such server is configured for UDP; nothing leaves around a tunnel if one were.
+            return Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())));
+        }
         let source = self.egress.source_for(server.ip());
         Box::pin(std::future::ready(dial::udp_to(server, source, bind.port()).map(Datagrams)))
+    }
+}
+
+/// A connection to a name server.
+pub(super) enum Connection {
+    Direct(TcpStream),
+    Through(Box<dyn Link>),
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Through(link) => Pin::new(link).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Direct(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Through(link) => Pin::new(link).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(stream) => Pin::new(stream).poll_flush(context),
+            Self::Through(link) => Pin::new(link).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Through(link) => Pin::new(link).poll_shutdown(context),
+        }
     }
 }
 

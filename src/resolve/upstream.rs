@@ -54,25 +54,27 @@ pub(super) struct Reply {
 
 impl Upstreams {
     pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        let Settings { servers, timeout, egress, roots } = settings;
+        let Settings { servers, timeout, egress, roots, through } = settings;
         if servers.is_empty() {
             return Err(SettingsError::NoServers);
         }
         if servers.len() > SERVERS_MAX {
             return Err(SettingsError::TooManyServers(servers.len()));
         }
-        if let Some(server) = servers.iter().find(|server| !egress.uses(server.address().ip())) {
+        let direct = through.is_none();
+        let unusable = |server: &&Server| direct && !egress.uses(server.address().ip());
+        if let Some(server) = servers.iter().find(unusable) {
             return Err(SettingsError::FamilyUnavailable(server.address()));
         }
         let context = Arc::new(PoolContext::new(
             options(*timeout),
             TlsConfig { config: tls_config(roots).map_err(SettingsError::Roots)? },
         ));
-        let provider = Provider::new(egress.clone());
+        let provider = Provider::new(egress.clone(), through.clone());
         let pool_of = |server: &Server| Upstream {
             server: server.clone(),
             pool: NameServerPool::from_config(
-                [name_server(server)],
+                [name_server(server, direct)],
                 Arc::clone(&context),
                 provider.clone(),
             ),
@@ -197,9 +199,11 @@ fn cause(error: &NetError) -> ResolveError {
     }
 }
 
-fn name_server(server: &Server) -> NameServerConfig {
+/// `datagrams`: whether UDP leads there.
+fn name_server(server: &Server, datagrams: bool) -> NameServerConfig {
     let protocols = match server {
-        Server::Plain(_) => vec![ProtocolConfig::Udp, ProtocolConfig::Tcp],
+        Server::Plain(_) if datagrams => vec![ProtocolConfig::Udp, ProtocolConfig::Tcp],
+        Server::Plain(_) => vec![ProtocolConfig::Tcp],
         Server::Tls { name, .. } => {
             vec![ProtocolConfig::Tls { server_name: Arc::from(name.as_str()) }]
         }

@@ -1,6 +1,7 @@
 //! What survives a restart, in SQLite.
 
 mod checks;
+pub mod connectors;
 mod credentials;
 pub mod deliveries;
 mod error;

@@ -48,6 +48,9 @@ const SECRET_BYTES_MIN: usize = 16;
 const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 256;
 
+/// Most tunnels of a target: each that is down or slow costs a request time.
+const TUNNELS_MAX: usize = 8;
+
 /// Reads a target. `None` when there was any problem with it; all of them are in `fields`.
 pub fn read(mut fields: Fields<'_>, around: &Surroundings<'_>) -> Option<Target> {
     let before = fields.problem_count();
@@ -215,13 +218,16 @@ fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
     let known = |there: bool, what: &str, name: &str| {
         there.then(|| name.into()).ok_or_else(|| format!("there is no [{what}.{name}]"))
     };
-    let names_tunnel = fields.has("tunnel");
-    let tunnel: Option<Box<str>> =
-        fields.parse("tunnel", |name| known((around.has_tunnel)(name), "tunnels", name));
+    let before = fields.problem_count();
+    let names_tunnel = fields.has("tunnel") || fields.has("tunnels");
+    let tunnels = fields
+        .one_or_many("tunnel", "tunnels", |name| known((around.has_tunnel)(name), "tunnels", name));
+    several_tunnels(fields, &tunnels);
+    let no_tunnel = tunnels.is_empty() && fields.problem_count() == before;
     let resolver =
         fields.parse("resolver", |name| known((around.has_resolver)(name), "resolvers", name));
     match policy {
-        Tunnel if !names_tunnel => {
+        Tunnel if no_tunnel => {
             fields.problem("tunnel", "policy `tunnel` needs the name of a tunnel");
         }
         Direct | Tunnel if allowlist.is_empty() => {
@@ -236,7 +242,17 @@ fn network(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Network {
         }
         Deny | Direct | Tunnel => {}
     }
-    Network { policy, allowlist, tunnel, resolver }
+    Network { policy, allowlist, tunnels: tunnels.into(), resolver }
+}
+
+fn several_tunnels(fields: &mut Fields<'_>, tunnels: &[Box<str>]) {
+    let again = |(index, name)| tunnels.iter().take(index).any(|before| before == name);
+    if tunnels.iter().enumerate().any(again) {
+        fields.problem("tunnels", "name each tunnel once, in the order in which they are tried");
+    }
+    if tunnels.len() > TUNNELS_MAX {
+        fields.problem("tunnels", format!("at most {TUNNELS_MAX} tunnels"));
+    }
 }
 
 fn nets(fields: &mut Fields<'_>, key: &'static str) -> Box<[IpNet]> {
@@ -409,7 +425,7 @@ pub(crate) mod tests {
         Surroundings {
             catalogue: Catalogue::embedded(),
             ownership: Ownership::Unclear,
-            has_tunnel: &|name| name == "acme",
+            has_tunnel: &|name| matches!(name, "acme" | "spare"),
             has_resolver: &|name| name == "acme",
             secret: &|value| {
                 Ok(Secret::new(value.as_str().ok_or("expected a string")?.as_bytes().to_vec()))
@@ -471,6 +487,11 @@ pub(crate) mod tests {
             ("base_url = \"http://jira.acme.example/\"", "plain http"),
             ("allow_http = true", "only a self-hosted target"),
             ("tunnel = \"acme\"", "used only with"),
+            ("tunnels = [\"acme\"]", "used only with"),
+            ("private_network_policy = \"tunnel\"\ntunnels = []", "needs the name of a tunnel"),
+            ("tunnel = \"acme\"\ntunnels = [\"spare\"]", "tunnel or tunnels, not both"),
+            ("tunnels = [\"acme\", \"spare\", \"acme\"]", "name each tunnel once"),
+            ("tunnels = [\"nope\"]", "tunnels[0]: there is no [tunnels.nope]"),
             ("tunnel = \"nope\"", "there is no [tunnels.nope]"),
             ("resolver = \"nope\"", "there is no [resolvers.nope]"),
             ("private_network_policy = \"direct\"", "reach only what is listed"),

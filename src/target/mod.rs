@@ -215,8 +215,9 @@ pub struct Network {
     pub policy: PrivateNetworkPolicy,
     /// Where private addresses may lie; under a tunnel, all addresses.
     pub allowlist: Box<[IpNet]>,
-    /// The tunnel's name, under policy `tunnel`.
-    pub tunnel: Option<Box<str>>,
+    /// The names of the tunnels in the order in which they are tried; at least one under policy
+    /// `tunnel`, and none under another.
+    pub tunnels: Box<[Box<str>]>,
     /// The approved private resolver, where the target needs one.
     pub resolver: Option<Box<str>>,
 }

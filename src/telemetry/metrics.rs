@@ -12,7 +12,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::connectivity::Connectivity;
+use super::{connectivity::Connectivity, tunnels::TunnelMetrics};
 use crate::reason::{Cause, Failure};
 
 /// The media type of [`Metrics::render`].
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub checks_required: IntGauge,
     /// Of connectivity checks.
     pub connectivity: Connectivity,
+    /// Of configured tunnels.
+    pub tunnels: TunnelMetrics,
     registry: Registry,
 }
 
@@ -135,6 +137,7 @@ impl Metrics {
                 "1 while policy.require_current_check is on.",
             )?,
             connectivity: Connectivity::new(&declare)?,
+            tunnels: TunnelMetrics::new(&declare)?,
             registry: declare.0,
         };
         metrics.start_at_zero();

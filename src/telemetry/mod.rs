@@ -7,10 +7,12 @@
 
 mod connectivity;
 pub mod metrics;
-
-pub use connectivity::Connectivity;
 #[cfg(test)]
 mod tests;
+mod tunnels;
+
+pub use connectivity::Connectivity;
+pub use tunnels::TunnelMetrics;
 
 use std::{
     fmt::{self, Write as _},

@@ -157,7 +157,7 @@ impl ClientTls {
     }
 
     /// Whether both were made of the same content of files.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 }

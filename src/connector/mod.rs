@@ -1,0 +1,40 @@
+//! The reverse connector: the customer's end dials out, and the gateway opens streams through it.
+//!
+//! Both ends speak HTTP/2 with the roles turned over the connection that the customer's end
+//! dialled: the gateway is the HTTP/2 client, and each stream is a `CONNECT address:port`
+//! (RFC 9113, section 8.5). Below is TLS 1.3, in which both ends show raw public keys (RFC 7250)
+//! that were pinned at enrolment; between the two, one line each way ([`hello`]) names versions.
+
+pub mod client;
+pub mod gateway;
+pub mod keys;
+pub mod token;
+
+mod alive;
+mod hello;
+mod reply;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use hello::Why;
+pub use stream::Stream;
+
+/// Streams that may be open at once on one connection.
+const STREAMS_MAX: u16 = 1024;
+
+/// Bytes of one stream that may be under way before its reader has taken any: at 50 ms of round
+/// trip, 160 Mbit/s.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Bytes of all streams of one connection that may be under way.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Bytes of one stream that wait for the socket; what is behind them waits at its source.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// Largest frame: fewer, larger ones cost less, and another stream waits behind one at most.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
+
+/// Largest head of a request or an answer: an address and a word.
+const HEAD_BYTES_MAX: u32 = 4 << 10;

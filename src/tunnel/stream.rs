@@ -1,0 +1,184 @@
+//! A stream through a tunnel, whatever carries it.
+
+use std::{
+    fmt::Debug,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::client::TlsStream;
+
+use super::meter::Open;
+use crate::tls::Watched;
+
+/// What a tunnel of a kind with streams of its own carries bytes with: WireGuard, the connector.
+pub trait Channel: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static {
+    /// Makes the drop that follows one that the far side cannot mistake for a clean end.
+    fn reset(&mut self);
+}
+
+/// An open stream through a tunnel to the address that the tunnel was asked for. While it lives it
+/// counts as one of the tunnel's open streams, and its bytes as the tunnel's.
+#[derive(Debug)]
+pub struct TunnelStream {
+    link: Link,
+    /// What the far side sent together with the end of the hop's answer.
+    early: Bytes,
+    open: Open,
+}
+
+/// What the bytes go over.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// TCP to the hop.
+    Tcp(TcpStream),
+    /// TLS to the hop.
+    Tls(Box<TlsStream<Watched<TcpStream>>>),
+    /// A stream of the tunnel's own.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no kind of this build has one"))]
+    Channel(Box<dyn Channel>),
+}
+
+impl TunnelStream {
+    pub(super) fn new(link: Link, early: Bytes, open: Open) -> Self {
+        Self { link, early, open }
+    }
+
+    /// Ends the stream in a way that the far side cannot mistake for a clean end.
+    pub fn reset(self) {
+        // Without lingering, closing sends RST. Where the option fails the close is still one.
+        let _ignored = match self.link {
+            Link::Tcp(stream) => stream.set_zero_linger(),
+            Link::Tls(stream) => stream.get_ref().0.get_ref().set_zero_linger(),
+            Link::Channel(mut stream) => {
+                stream.reset();
+                Ok(())
+            }
+        };
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Channel(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Channel(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Channel(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Channel(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Channel(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Channel(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        if this.early.is_empty() {
+            ready!(Pin::new(&mut this.link).poll_read(cx, buffer))?;
+        } else {
+            let early = this.early.split_to(this.early.len().min(buffer.remaining()));
+            buffer.put_slice(early.chunk());
+        }
+        this.open.received(buffer.filled().len().saturating_sub(before));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.link).poll_write(cx, bytes))?;
+        this.open.sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.link).poll_write_vectored(cx, slices))?;
+        this.open.sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.link.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().link).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().link).poll_shutdown(cx)
+    }
+}
