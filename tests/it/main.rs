@@ -30,6 +30,7 @@
 mod support;
 
 mod addresses;
+mod api_page;
 mod auth;
 mod authority;
 mod checks;
