@@ -12,6 +12,7 @@ use std::{hint::black_box, net::IpAddr};
 
 use divan::{Bencher, bench};
 use egress_gateway::{
+    check::Standing,
     client::Clients,
     destination::Destination,
     forward::client_hello,
@@ -29,6 +30,9 @@ use world::{Request, World};
 /// Most that the whole decision may take on one core, in microseconds.
 const DECISION_US_MAX: f64 = 2.0;
 
+/// Most that the question whether a target is known to be reachable may add to it, in nanoseconds.
+const GATE_NS_MAX: f64 = 200.0;
+
 fn main() {
     divan::main();
     // Filters and options are divan's; `cargo test` only wants to see that it runs.
@@ -40,6 +44,8 @@ fn main() {
             "µs",
             DECISION_US_MAX,
         );
+        let what = "gate, 10,000 targets, every one in turn";
+        figures::report(what, gate_ns(), "ns", GATE_NS_MAX);
     }
 }
 
@@ -104,6 +110,19 @@ fn permit(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(|| destination.clone()).bench_values(|destination| {
         policy::permit(black_box(&client), destination, target, Mode::Connect).unwrap()
     });
+}
+
+/// May traffic pass, by what the last check found?
+#[bench(args = [1, 1_000, 10_000])]
+fn gate(bencher: Bencher<'_, '_>, targets: usize) {
+    let gate = world::Gate::new(targets);
+    let mut turn = 0;
+    bencher
+        .with_inputs(|| {
+            turn = world::next(turn, targets);
+            gate.target(turn)
+        })
+        .bench_local_values(|target| matches!(gate.board.standing(target), Standing::Ready));
 }
 
 #[bench(args = [1, 2, 8])]
@@ -189,6 +208,30 @@ fn whole_decision_us() -> f64 {
             }
         });
         took * 1e6 / f64::from(IN_A_RUN)
+    };
+    figures::median((0..RUNS).map(|_| run()).collect())
+}
+
+/// The gate among 10,000 targets, likewise. Gives the median run's nanoseconds for one.
+fn gate_ns() -> f64 {
+    const RUNS: usize = 2_001;
+    const IN_A_RUN: u32 = 1_000;
+    let gate = world::Gate::new(10_000);
+    let mut turn = 0;
+    let mut run = || {
+        let targets: Vec<_> = (0..IN_A_RUN)
+            .map(|_| {
+                turn = world::next(turn, 10_000);
+                gate.target(turn)
+            })
+            .collect();
+        let took = figures::seconds(|| {
+            for target in &targets {
+                let ready = matches!(gate.board.standing(black_box(target)), Standing::Ready);
+                assert!(ready, "no check counts");
+            }
+        });
+        took * 1e9 / f64::from(IN_A_RUN)
     };
     figures::median((0..RUNS).map(|_| run()).collect())
 }

@@ -17,6 +17,7 @@ use rustls_pki_types::{
 use crate::{
     client::Clients,
     config::{Config, Limits},
+    connector::gateway::Connectors,
     dial::{Direct, EgressAddresses, interface_addresses},
     egress::{Egress, PrivateResolver},
     policy::{Own, Scene},
@@ -62,6 +63,8 @@ pub struct Shared {
     /// Whether an egress address that is not on this machine is an error. It is for everything that
     /// sends; `explain --offline` may run anywhere.
     pub needs_egress: bool,
+    /// Connectors that dial in, where this process lets them.
+    pub connectors: Option<Arc<Connectors>>,
 }
 
 /// Why a configuration that is valid by itself cannot be used here.
@@ -143,6 +146,7 @@ impl View {
                 roots: tls.roots().clone(),
                 connect_timeout: config.limits.connect_timeout,
                 tls_timeout: config.limits.tls_timeout,
+                connectors: shared.connectors.clone(),
                 metrics: Arc::clone(&shared.metrics),
             },
             previous.map(|view| &view.egress.tunnels),

@@ -230,7 +230,17 @@ struct Family {
 }
 
 fn families() -> BTreeMap<String, Family> {
-    let text = Metrics::new().unwrap().render().unwrap();
+    let metrics = Metrics::new().unwrap();
+    // Families whose labels only the configuration knows show with the first tunnel.
+    metrics.tunnels.up.with_label_values(&["acme"]);
+    metrics.tunnels.streams.with_label_values(&["acme"]);
+    for direction in ["to_target", "to_client"] {
+        metrics.tunnels.bytes.with_label_values(&["acme", direction]);
+    }
+    metrics.connectivity.checks.with_label_values(&["ready", ""]);
+    metrics.connectivity.target_state.with_label_values(&["acme", "ready"]);
+    metrics.connectivity.certificate_expiry.with_label_values(&["acme"]);
+    let text = metrics.render().unwrap();
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {

@@ -60,7 +60,10 @@ const LAYERS: &[(&str, &str)] = &[
         "admin::token client fields origin resolve secret server::tls target telemetry tunnel \
          webhook",
     ),
-    ("view", "client config dial egress policy resolve sightings target telemetry tls tunnel"),
+    (
+        "view",
+        "client config connector dial egress policy resolve sightings target telemetry tls tunnel",
+    ),
     // the way in, and the one function from top to bottom
     ("forward::client_hello", ""),
     ("forward", "destination egress origin policy reason record target tls"),
@@ -85,11 +88,11 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "admin",
         "admin::token check decisions deliveries explain fields gateway inventory origin reason \
-         secret store target telemetry view",
+         secret store target telemetry tunnel view",
     ),
     (
         "lifecycle",
-        "admin admin::token check config deliveries gateway inventory origin seal server \
+        "admin admin::token check config connector deliveries gateway inventory origin seal server \
          server::tls sightings store telemetry view",
     ),
     (

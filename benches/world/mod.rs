@@ -1,18 +1,25 @@
 //! What the benchmarks decide about: clients, targets and requests, as many as one wants.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use base64::Engine as _;
 use egress_gateway::{
+    check::{Board, Check, State},
     client::{ClientSettings, Clients},
-    config,
+    config::{self, Config},
     destination::Destination,
     policy::{self, Answered, Mode, Own, Permit, Scene, Vetted},
     reason::Refusal,
     secret::Secret,
+    sightings::Sightings,
+    store::{Store, StoredCheck},
     target::{Registry, Target},
+    telemetry::metrics::Metrics,
+    view::{Shared, View},
 };
 use http::{HeaderMap, HeaderValue};
+use jiff::{Timestamp, ToSpan as _};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::figures;
 
@@ -84,6 +91,50 @@ impl World {
     }
 }
 
+/// A board with a ready check of every target.
+pub(crate) struct Gate {
+    pub(crate) board: Board,
+    view: View,
+}
+
+impl Gate {
+    pub(crate) fn new(targets: usize) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let store = runtime.block_on(Store::open("sqlite::memory:")).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (sightings, _writer) = Sightings::new(Vec::new(), store.clone());
+        let shared = Shared {
+            sightings: Arc::new(sightings),
+            metrics: Arc::clone(&metrics),
+            needs_egress: true,
+            connectors: None,
+        };
+        let head = "dns.servers = [\"127.0.0.1:9\"]\n";
+        let config = configuration(&(head.to_owned() + &figures::targets(targets)));
+        let view = View::new(config, Vec::new(), &shared, None).unwrap();
+        let (board, _writer) =
+            Board::new(metrics, store, TaskTracker::new(), CancellationToken::new());
+        let expires_at = Some(Timestamp::now() + 1.hour());
+        let ready = |target: &Arc<Target>| {
+            let check = Check { expires_at, state: State::Ready, ..Check::unchecked(target, None) };
+            StoredCheck {
+                connectivity_check_id: target.id.to_string(),
+                target_id: target.id.to_string(),
+                fingerprint: target.fingerprint.to_string(),
+                document: serde_json::to_string(&check).unwrap(),
+                checked_at: 0,
+            }
+        };
+        board.restore(view.targets.iter().map(ready).collect(), &view);
+        Self { board, view }
+    }
+
+    pub(crate) fn target(&self, number: usize) -> &Arc<Target> {
+        self.view.targets.get(&format!("customer-{number:05}")).unwrap()
+    }
+}
+
 /// Clients with tokens, each of which may use every target.
 pub(crate) fn clients(count: usize) -> Vec<ClientSettings> {
     let client = |number: usize| ClientSettings {
@@ -115,10 +166,14 @@ pub(crate) fn connect_headers(authority: &str) -> HeaderMap {
 
 /// Self-hosted targets, each on a host of its own, read as those of any configuration are.
 pub(crate) fn registry(count: usize) -> Registry {
+    Registry::new(configuration(&figures::targets(count)).targets)
+}
+
+fn configuration(text: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
-    std::fs::write(&file, figures::targets(count)).unwrap();
-    Registry::new(config::load(&[file]).unwrap().config.targets)
+    std::fs::write(&file, text).unwrap();
+    config::load(&[file]).unwrap().config
 }
 
 /// Where a target is.

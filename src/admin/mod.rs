@@ -35,6 +35,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 pub mod token;
+mod tunnels;
 
 use std::{fmt, future::ready, net::IpAddr, sync::Arc};
 
@@ -126,6 +127,7 @@ fn api() -> OpenApiRouter<Arc<AdminState>> {
         .merge(credentials::routes())
         .merge(checks::routes())
         .merge(deliveries::routes())
+        .merge(tunnels::routes())
         .merge(decisions::routes())
         .merge(explain::routes())
         .merge(openapi::routes())

@@ -31,6 +31,7 @@ pub(super) const REFERENCE: &str = "reference";
 pub(super) const DECISIONS: &str = "decisions";
 pub(super) const TARGETS: &str = "targets";
 pub(super) const CHECKS: &str = "checks";
+pub(super) const TUNNELS: &str = "tunnels";
 
 /// Name of the security scheme.
 const BEARER: &str = "bearer";
@@ -51,6 +52,7 @@ const BEARER: &str = "bearer";
         (name = REFERENCE, description = "What the gateway is and what its words mean"),
         (name = TARGETS, description = "What may be reached, its credentials and its deliveries"),
         (name = CHECKS, description = "Whether targets can be reached, and who must act where not"),
+        (name = TUNNELS, description = "The ways into private networks"),
         (name = DECISIONS, description = "What was decided, and what would be"),
     ),
     components(schemas(Document)),

@@ -55,6 +55,8 @@ pub(super) enum Problem {
     TargetUnknown,
     /// `ADMIN_CHECK_UNKNOWN`: there is no such check, or it is no longer kept.
     CheckUnknown,
+    /// `ADMIN_TUNNEL_UNKNOWN`: there is no such tunnel.
+    TunnelUnknown,
     /// `ADMIN_TARGET_READ_ONLY`: the target is one of the configuration.
     ReadOnly,
     /// `ADMIN_TARGET_CHANGED`: a precondition does not hold (RFC 9110, section 13.1).
@@ -105,7 +107,9 @@ impl Problem {
             Self::OriginNotAllowed | Self::RoleInsufficient => StatusCode::FORBIDDEN,
             Self::TokenMissing | Self::TokenUnknown => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotFound | Self::TargetUnknown | Self::CheckUnknown => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::TargetUnknown | Self::TunnelUnknown | Self::CheckUnknown => {
+                StatusCode::NOT_FOUND
+            }
             Self::ReadOnly | Self::TargetsFull(_) | Self::StoreKeyMissing => StatusCode::CONFLICT,
             Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -134,6 +138,7 @@ impl Problem {
             Self::Busy => "ADMIN_OVERLOADED",
             Self::TargetUnknown => "ADMIN_TARGET_UNKNOWN",
             Self::CheckUnknown => "ADMIN_CHECK_UNKNOWN",
+            Self::TunnelUnknown => "ADMIN_TUNNEL_UNKNOWN",
             Self::ReadOnly => "ADMIN_TARGET_READ_ONLY",
             Self::Changed => "ADMIN_TARGET_CHANGED",
             Self::TargetsFull(_) => "ADMIN_TARGETS_FULL",
@@ -162,6 +167,7 @@ impl Problem {
             Self::Busy => "As many requests of this kind are under way as may be; try again soon.",
             Self::Internal => "The answer could not be made; the gateway's log says why.",
             Self::TargetUnknown => "There is no target of this id.",
+            Self::TunnelUnknown => "There is no tunnel of this name.",
             Self::CheckUnknown => "There is no check of this id, or it is too old to be kept.",
             Self::ReadOnly => "The target is one of the configuration; change it there.",
             Self::Changed => "Somebody else has changed the target; read it again.",
@@ -203,6 +209,7 @@ impl Problem {
             | Self::BodySlow
             | Self::TargetUnknown
             | Self::CheckUnknown
+            | Self::TunnelUnknown
             | Self::ReadOnly
             | Self::Changed
             | Self::TargetsFull(_)

@@ -13,13 +13,16 @@ pub(super) fn blame(check: &mut Check, at: StepName, cause: Cause) {
         StepName::BaseUrl => {}
         StepName::Dns => {
             check.dns_status = DnsStatus::Failed;
-            if cause == Cause::TunnelUnavailable {
+            if cause.failure() == Failure::TunnelDown {
                 // Its resolver is reached through one.
                 check.tunnel_status = TunnelStatus::Unreachable;
             }
         }
         StepName::AddressPolicy => check.dns_status = DnsStatus::Unsafe,
         StepName::Tunnel => check.tunnel_status = TunnelStatus::Unreachable,
+        StepName::Tcp if cause.failure() == Failure::TunnelDown => {
+            check.tunnel_status = TunnelStatus::Unreachable;
+        }
         StepName::Tcp => check.firewall_status = firewall(cause),
         StepName::Tls | StepName::Http => {
             // A handshake that stalls is a firewall's doing, which let the connection stand only

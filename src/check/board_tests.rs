@@ -36,7 +36,12 @@ impl Scene {
         let (board, writer) =
             Board::new(Arc::clone(&metrics), store, TaskTracker::new(), CancellationToken::new());
         board.tasks.spawn(writer.run());
-        let shared = Shared { sightings: Arc::new(sightings), metrics, needs_egress: true };
+        let shared = Shared {
+            sightings: Arc::new(sightings),
+            metrics,
+            needs_egress: true,
+            connectors: None,
+        };
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -80,6 +80,7 @@ async fn scene() -> Scene {
         sightings: Arc::new(sightings),
         metrics: Arc::new(Metrics::new().unwrap()),
         needs_egress: true,
+        connectors: None,
     };
     let view = View::new(config, Vec::new(), &shared, None).unwrap();
     let target = Arc::clone(view.targets.get("acme").unwrap());

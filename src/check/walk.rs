@@ -24,7 +24,7 @@ use crate::{
     destination::{Destination, Resource},
     egress::{Notes, Pinned, Ready, Upstream},
     policy::{self, Mode, Permit},
-    reason::{Cause, Refusal},
+    reason::{Cause, Failure, Refusal},
     target::{PrivateNetworkPolicy, Target},
     tls::{Alpn, CertificateFacts, TlsFacts},
     view::View,
@@ -113,10 +113,15 @@ impl Walk<'_> {
             self.skipped(StepName::Dns, Some("the base URL holds an address"));
         }
         let pinned = egress.approve(permit, &addresses, &mut self.notes).await;
-        let no_tunnel = Cause::TunnelUnavailable;
-        if pinned.as_ref().err().is_none_or(|refusal| refusal.cause == no_tunnel) {
+        let no_tunnel = |refusal: &Refusal| refusal.failure() == Failure::TunnelDown;
+        if pinned.as_ref().err().is_none_or(no_tunnel) {
             self.check.dns_status = if is_name { DnsStatus::Ok } else { DnsStatus::Skipped };
             self.passed(StepName::AddressPolicy, "every address is approved".to_owned());
+        }
+        if self.uses_tunnel() {
+            let tunnels = self.target.network.tunnels.iter();
+            let first = tunnels.filter_map(|name| egress.tunnels.get(name)).next();
+            self.check.tunnel_url = first.map(|tunnel| tunnel.url());
         }
         let pinned = pinned?;
         if self.uses_tunnel() {

@@ -102,6 +102,7 @@ pub(super) async fn view(config: config::Config, offline: bool) -> anyhow::Resul
         sightings: Arc::new(sightings),
         metrics: Arc::new(Metrics::new()?),
         needs_egress: !offline,
+        connectors: None,
     };
     let listeners = config.proxy.listen.iter().chain(&config.admin.listen).copied().collect();
     Ok(View::new(config, listeners, &shared, None)?)

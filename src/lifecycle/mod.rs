@@ -1,11 +1,12 @@
 //! From start to stop: bind, serve, reload, drain, hand over.
 
+mod dial_in;
 mod listeners;
 mod memory;
 mod readiness;
 mod systemd;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admin::{AdminState, AdminView, token::Access},
     config::{self, Config, Loaded, reload::Watcher},
+    connector::keys::KeyError,
     gateway::Gateway,
     inventory::Inventory,
     seal::{Keys, SealError},
@@ -22,6 +24,7 @@ use crate::{
     telemetry::metrics::Metrics,
     view::{Shared, View, ViewError},
 };
+use dial_in::DialIn;
 pub use listeners::ListenError;
 use listeners::{Inherited, Listeners};
 use memory::Memory;
@@ -39,6 +42,9 @@ pub enum StartError {
     /// The key that credentials are sealed with.
     #[error("store.key: {0}")]
     Key(#[from] SealError),
+    /// The key that the connectors' listener shows.
+    #[error("connectors.key_file: {0}")]
+    ConnectorKey(#[from] KeyError),
     /// A listener.
     #[error("{0}")]
     Listen(#[from] ListenError),
@@ -64,6 +70,7 @@ struct Running {
     inventory: Arc<Inventory>,
     server: Server,
     listeners: Listeners,
+    dial_in: DialIn,
     admin: Arc<AdminState>,
     shared: Shared,
     fixed: Fixed,
@@ -74,6 +81,7 @@ struct Running {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fixed {
     state_dir: PathBuf,
+    connectors: Vec<SocketAddr>,
     store_url: String,
     log: &'static str,
 }
@@ -82,6 +90,7 @@ impl Fixed {
     fn of(config: &Config) -> Self {
         Self {
             state_dir: config.state_dir.clone(),
+            connectors: config.connectors.listen.clone(),
             store_url: config.store.url.expose().to_owned(),
             log: config.telemetry.log.as_str(),
         }
@@ -117,17 +126,20 @@ impl Running {
         let metrics = Arc::new(Metrics::new()?);
         let fixed = Fixed::of(&config);
         let memory = Memory::open(&fixed.store_url, &metrics).await?;
+        let mut listeners = Listeners::default();
+        let bound = listeners.bind(&config, &mut Inherited::from_environment())?;
+        let dial_in = DialIn::open(&config, &memory.store, &memory.background)?;
         let shared = Shared {
             sightings: Arc::clone(&memory.sightings),
             metrics: Arc::clone(&metrics),
             needs_egress: true,
+            connectors: dial_in.connectors.clone(),
         };
-        let mut listeners = Listeners::default();
-        let bound = listeners.bind(&config, &mut Inherited::from_environment())?;
         let admin_view = admin_view(&config);
         PolicyNote::of(&config).note(&metrics);
         listeners.set_tls(config.proxy.tls.clone());
-        let addresses = listeners.addresses(&bound, &[]);
+        let mut addresses = listeners.addresses(&bound, &[]);
+        addresses.extend(&dial_in.addresses);
         let keys = keys(&config)?;
         let view = Arc::new(ArcSwap::from_pointee(View::new(config, addresses, &shared, None)?));
         let inventory = memory.inventory(&view, &fixed.state_dir, keys).await?;
@@ -148,7 +160,18 @@ impl Running {
         let server = Server::new(Arc::clone(&gateway), tasks);
         listeners.start(bound, &server, &admin);
         metrics.config_last_reload_success.set(now_seconds());
-        Ok(Self { files, gateway, inventory, server, listeners, admin, shared, fixed, memory })
+        Ok(Self {
+            files,
+            gateway,
+            inventory,
+            server,
+            listeners,
+            dial_in,
+            admin,
+            shared,
+            fixed,
+            memory,
+        })
     }
 
     async fn until_told_to_stop(
@@ -239,14 +262,17 @@ impl Running {
         }
         let fixed = Fixed::of(&config);
         if fixed != self.fixed {
-            tracing::warn!("store.url, state_dir and telemetry.log take effect with a restart");
+            tracing::warn!(
+                "store.url, state_dir, connectors.listen and telemetry.log take effect with a restart"
+            );
         }
         let bound = self.listeners.bind(&config, &mut Inherited::none())?;
         let admin_view = admin_view(&config);
         let tls = config.proxy.tls.clone();
         let wanted = self.listeners.wanted(&config);
         let policy = PolicyNote::of(&config);
-        let addresses = self.listeners.addresses(&bound, &wanted);
+        let mut addresses = self.listeners.addresses(&bound, &wanted);
+        addresses.extend(&self.dial_in.addresses);
         // From here to the swap nobody changes a target.
         let still = self.inventory.still().await;
         let previous = self.gateway.view.load_full();
@@ -274,6 +300,7 @@ impl Running {
         tracing::info!(?drain_timeout, "draining");
         self.server.begin_draining();
         self.listeners.stop_proxies();
+        self.dial_in.begin_draining();
         let in_time = self.drained_within(drain_timeout, signals, watchdog).await;
         if !in_time {
             tracing::warn!(open = self.server.tasks.len(), "connections are cut");
@@ -308,8 +335,10 @@ impl Running {
     }
 
     async fn finish(self) {
-        let Self { gateway, inventory, server, listeners, admin, shared, memory, .. } = self;
+        let Self { gateway, inventory, server, listeners, dial_in, admin, shared, memory, .. } =
+            self;
         let Memory { store, sightings, deliveries, checks, background, stop } = memory;
+        dial_in.close();
         stop.cancel();
         listeners.stop_admin().await;
         // The last ends of the writers' queues go with these; they then empty them and end.

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Core, Passage, Settings, Tunnel, health::Health, kind::Kind, meter::Meter, next_id};
 use crate::{
+    connector::gateway::Connectors,
     dial::EgressAddresses,
     resolve::Resolver,
     telemetry::metrics::Metrics,
@@ -27,6 +28,8 @@ pub struct Means {
     pub connect_timeout: Duration,
     /// How long a TLS handshake with a far end may take.
     pub tls_timeout: Duration,
+    /// Connectors that dial in, where this process lets them.
+    pub connectors: Option<Arc<Connectors>>,
     /// Where health and bytes are shown.
     pub metrics: Arc<Metrics>,
 }

@@ -12,6 +12,7 @@ mod http;
 mod kind;
 mod meter;
 mod passage;
+mod peer;
 mod settings;
 mod socks5;
 mod stream;
@@ -127,12 +128,17 @@ impl Tunnel {
 
     /// Why there is no use in trying: the far end is down, and watched for its return.
     pub fn down(&self) -> Option<TunnelError> {
-        self.core.health.down()
+        self.core.down()
     }
 
     /// Whether it carries traffic, as far as is known.
     pub fn state(&self) -> TunnelState {
         self.core.health.known().state()
+    }
+
+    /// Where its far end is, without secrets.
+    pub fn url(&self) -> String {
+        self.core.settings.url()
     }
 
     /// What is known of it.
@@ -161,23 +167,33 @@ impl Core {
         now.checked_add(self.connect_timeout).unwrap_or(now)
     }
 
+    fn down(&self) -> Option<TunnelError> {
+        match self.kind.standing() {
+            Some(standing) => standing.err(),
+            None => self.health.down(),
+        }
+    }
+
     async fn open(&self, to: SocketAddr, by: Instant) -> Result<TunnelStream, TunnelError> {
-        if let Some(error) = self.health.down() {
+        if let Some(error) = self.down() {
             return Err(error);
         }
         let (started, mut seen) = (Instant::now(), Seen::default());
         let opened = timeout_at(by, self.kind.open(to, &mut seen)).await;
         let opened = opened.unwrap_or(Err(TunnelError::Timeout));
         let error = opened.as_ref().err();
-        self.health.note(&Outcome { started, seen, whole: true, error });
+        // What this end refuses says nothing of the far one.
+        if !self.kind.refuses(error) {
+            self.health.note(&Outcome { started, seen, whole: true, error });
+        }
         let (link, early) = opened?;
         Ok(TunnelStream::new(link, early, self.meter.open()))
     }
 
     async fn probe(&self) -> Result<(), TunnelError> {
         let (started, mut seen) = (Instant::now(), Seen::default());
-        let found = timeout_at(self.deadline(), self.kind.reach(&mut seen)).await;
-        let found = found.unwrap_or(Err(TunnelError::Timeout)).map(drop);
+        let found = timeout_at(self.deadline(), self.kind.probe(&mut seen)).await;
+        let found = found.unwrap_or(Err(TunnelError::Timeout));
         let whole = self.kind.reaches_wholly();
         let error = found.as_ref().err();
         self.health.note(&Outcome { started, seen, whole, error });

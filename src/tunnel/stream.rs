@@ -41,7 +41,6 @@ pub(super) enum Link {
     /// TLS to the hop.
     Tls(Box<TlsStream<Watched<TcpStream>>>),
     /// A stream of the tunnel's own.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no kind of this build has one"))]
     Channel(Box<dyn Channel>),
 }
 

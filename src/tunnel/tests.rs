@@ -133,6 +133,7 @@ fn means(connect_timeout: Duration) -> Means {
         roots: Roots::only(&[]).unwrap(),
         connect_timeout,
         tls_timeout: SOON,
+        connectors: None,
         metrics: Arc::new(Metrics::new().unwrap()),
     }
 }

@@ -594,8 +594,10 @@ fn a_blocked_target_is_looked_at_again_right_after_a_restart() {
         // Its back-off is half a minute; what was wrong may have been this machine.
         let _origin = answering(&tls);
         lab.dns.addresses("acme.example", &[PUBLIC]);
+        let began = Instant::now();
         let gateway = lab.gateway(&config).await;
         wait_state(&gateway, "acme", "ready").await;
+        assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
         assert_eq!(gateway.get("http://acme.example/issue").await.status, 200);
     });
 }

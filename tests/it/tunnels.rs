@@ -187,13 +187,13 @@ fn an_https_hop_is_verified_and_gets_the_client_certificate() {
         let gateway = lab.gateway(&good).await;
         assert_reached(&gateway, "acme").await;
         assert_eq!(hop.asked_once(), sorted(ASKED));
-        let asked = hop.asked().len();
         for (bad, fault) in [
             (config("https://hop.acme.example:3128", tls(&strangers.file, true)), "issuer"),
             (config(&format!("https://{HOP}:3128"), tls(&ca.file, true)), "not for"),
             (config("https://hop.acme.example:3128", tls(&ca.file, false)), "certificate"),
         ] {
             gateway.reload(&bad).await;
+            let asked = hop.asked().len();
             let reply = gateway.get(URL).await;
             gateway.assert_refused(&reply, (502, DOWN, "")).await;
             let detail = reply.json()["detail"].to_string();
@@ -287,7 +287,7 @@ fn a_hop_that_is_killed_under_load_is_back_without_a_restart() {
         let results = clients.join_all().await;
         assert!(results.iter().all(|(good, _)| *good > 0), "{results:?}");
         assert!(results.iter().any(|(_, bad)| *bad > 0), "{results:?}");
-        assert_eq!(hop.asked_once(), sorted(ASKED));
+        assert!(hop.asked_once().iter().all(|asked| ASKED.contains(&asked.as_str())));
         scene.assert_nothing_direct(&lab).await;
     });
 }
@@ -328,6 +328,8 @@ fn what_the_private_name_server_says_is_vetted_like_any_other_answer() {
     lab::run(async |lab| {
         let scene = Scene::new().await;
         let hop = scene.socks().await;
+        // The check that begins with the gateway must not find the way either.
+        scene.dns.addresses(NAME, &[IpAddr::from([127, 0, 0, 1])]);
         let gateway = lab.gateway(&acme(&lab)).await;
         let unsafe_ = (403, "SELF_HOSTED_BASE_URL_UNSAFE", "address_forbidden");
         let private = "SELF_HOSTED_PRIVATE_NETWORK_REJECTED";
@@ -450,7 +452,6 @@ fn a_reload_moves_the_target_and_open_streams_live_on() {
                        Host: jira.acme.internal:8080\r\n\r\n";
         kept.send(request).await;
         assert_eq!(kept.reply().await.status, 200);
-        let asked = former.asked().len();
         gateway.reload(&acme(&lab).set("tunnels.acme.url", format!("http://{HOP}:3128"))).await;
         kept.send(request).await;
         assert_eq!(kept.reply().await.status, 200);
@@ -463,7 +464,7 @@ fn a_reload_moves_the_target_and_open_streams_live_on() {
         assert_eq!(gateway.metrics().await.sum("egress_tunnel_up", &[]), 0.0);
         open.send("GET / HTTP/1.1\r\nHost: jira.acme.internal:8080\r\n\r\n").await;
         assert_eq!(open.reply().await.status, 200);
-        assert_eq!(former.asked().len(), asked);
+        assert_eq!(former.asked_once(), sorted(ASKED));
         scene.assert_nothing_direct(&lab).await;
     });
 }

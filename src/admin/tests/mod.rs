@@ -113,6 +113,7 @@ async fn gateway(config: &str) -> Arc<Gateway> {
         sightings: Arc::new(sightings),
         metrics: Arc::clone(&metrics),
         needs_egress: false,
+        connectors: None,
     };
     let view = View::new(config, Vec::new(), &shared, None).unwrap();
     let view = Arc::new(ArcSwap::from_pointee(view));
