@@ -18,11 +18,13 @@ use super::{
     openapi::CHECKS,
     page::{Page, PageQuery},
     problem::Problem,
-    targets::{ById, known},
+    targets::{ById, Known},
 };
 use crate::{
     check::{Check, State as Connectivity},
+    inventory::Entry,
     store::StoredCheck,
+    view::View,
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
@@ -51,8 +53,19 @@ async fn connectivity(
     Path(id): Path<String>,
 ) -> Result<Json<Check>, Problem> {
     let view = state.gateway.view.load_full();
-    let target = known(&view, &id)?;
-    Ok(Json(state.gateway.checks.connectivity(&view, &target)))
+    Ok(Json(match state.known(&view, &id)? {
+        Known::Live(target) => state.gateway.checks.connectivity(&view, &target),
+        Known::Broken(entry) => broken(&view, &entry),
+    }))
+}
+
+/// What is known of a target that carries no traffic: it is not checked either.
+fn broken(view: &View, entry: &Entry) -> Check {
+    let mut check = Check::unchecked(&entry.shown, view.egress_ips.first().copied());
+    check.state = Connectivity::Stopped;
+    let problems = entry.target.as_ref().err().into_iter().flatten();
+    check.detail = Some(problems.map(ToString::to_string).collect::<Vec<_>>().join("; "));
+    check
 }
 
 /// Whether to wait.
@@ -102,7 +115,10 @@ async fn run(
         Wait { wait: wait.unwrap_or(true) }
     })?;
     let view = state.gateway.view.load_full();
-    let target = known(&view, &id)?;
+    let target = match state.known(&view, &id)? {
+        Known::Live(target) => target,
+        Known::Broken(entry) => return Ok(Json(broken(&view, &entry)).into_response()),
+    };
     let checks = &state.gateway.checks;
     let current = checks.connectivity(&view, &target);
     if current.state == Connectivity::Stopped {
@@ -139,10 +155,10 @@ async fn list(
     query: QueryTable,
 ) -> Result<Json<Page<Check>>, Problem> {
     let query = query.read(PageQuery::read)?;
-    let target = known(&state.gateway.view.load(), &id)?;
+    let known = state.known(&state.gateway.view.load(), &id)?;
     let wanted = u32::try_from(query.limit.saturating_add(1)).unwrap_or(u32::MAX);
     let before = query.cursor.as_deref();
-    let stored = state.store.checks_of(target.id.as_str(), before, wanted).await;
+    let stored = state.store.checks_of(known.id().as_str(), before, wanted).await;
     let mut stored = stored.map_err(|error| Problem::store(&error))?;
     let more = stored.len() > query.limit;
     stored.truncate(query.limit);

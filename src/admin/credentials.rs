@@ -20,7 +20,7 @@ use super::{
     targets::{expect, known_id, with_etag},
 };
 use crate::{
-    fields::Fields,
+    fields::{Fields, expected, parse_duration},
     inventory::{Entry, OVERLAP_DEFAULT, OVERLAP_MAX, SecretStatus},
     secret::Secret,
     store::Which,
@@ -103,7 +103,13 @@ fn read(fields: &mut Fields<'_>) -> (Option<Secret>, Duration) {
         let text = value.as_str().ok_or("expected the secret as a string")?;
         Ok(Secret::new(text.as_bytes().to_vec()))
     });
-    (secret, fields.duration("overlap", OVERLAP_DEFAULT))
+    let overlap = fields.read("overlap", |value| match value.as_str() {
+        // Not a time limit: the former one ends at once.
+        Some("0" | "0s") => Ok(Duration::ZERO),
+        Some(text) => parse_duration(text),
+        None => Err(expected("a duration with its unit, such as \"24h\"", value)),
+    });
+    (secret, overlap.unwrap_or(OVERLAP_DEFAULT))
 }
 
 /// Take a target's signing secret away

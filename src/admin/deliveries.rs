@@ -17,7 +17,7 @@ use super::{
     openapi::TARGETS,
     page::{Page, PageQuery},
     problem::Problem,
-    targets::{ById, known},
+    targets::ById,
 };
 use crate::store::deliveries::Attempt;
 
@@ -104,8 +104,8 @@ async fn list(
     query: QueryTable,
 ) -> Result<Json<Page<Shown>>, Problem> {
     let query = query.read(PageQuery::read)?;
-    let target = known(&state.gateway.view.load(), &id)?;
-    let id = target.id.as_str();
+    let known = state.known(&state.gateway.view.load(), &id)?;
+    let id = known.id().as_str();
     let wanted = u32::try_from(query.limit.saturating_add(1)).unwrap_or(u32::MAX);
     let found = match &query.cursor {
         None => state.store.attempts(id, wanted).await,

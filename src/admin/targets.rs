@@ -23,6 +23,7 @@ use super::{
     shown::{Shown, TargetBody},
 };
 use crate::{
+    check::State as Connectivity,
     inventory::{Entry, Fault, Kept},
     store::Expect,
     target::{Source, Target, TargetId},
@@ -61,11 +62,31 @@ pub(super) fn known_id(text: &str) -> Result<TargetId, Problem> {
 }
 
 /// The target of a path.
-pub(super) fn known(view: &View, id: &str) -> Result<Arc<Target>, Problem> {
-    view.targets.get(known_id(id)?.as_str()).cloned().ok_or(Problem::TargetUnknown)
+pub(super) enum Known {
+    /// One that traffic sees.
+    Live(Arc<Target>),
+    /// One that carries no traffic, as something is wrong with it.
+    Broken(Arc<Entry>),
+}
+
+impl Known {
+    pub(super) fn id(&self) -> &TargetId {
+        match self {
+            Self::Live(target) => &target.id,
+            Self::Broken(entry) => &entry.id,
+        }
+    }
 }
 
 impl AdminState {
+    /// The target of a path.
+    pub(super) fn known(&self, view: &View, id: &str) -> Result<Known, Problem> {
+        let id = known_id(id)?;
+        let live = view.targets.get(id.as_str()).cloned().map(Known::Live);
+        let known = live.or_else(|| self.inventory.get(&id).map(Known::Broken));
+        known.ok_or(Problem::TargetUnknown)
+    }
+
     /// A target as it is shown, wherever it is written down.
     fn shown(&self, view: &View, target: &Target) -> Shown {
         let entry = match target.source {
@@ -77,9 +98,13 @@ impl AdminState {
     }
 
     fn shown_entry(&self, view: &View, entry: &Entry) -> Shown {
-        let target = entry.target.as_ref().unwrap_or(&entry.shown);
-        let state = self.gateway.checks.connectivity(view, target).state;
-        Shown::new(target, Some(entry), state)
+        match &entry.target {
+            Ok(target) => {
+                let state = self.gateway.checks.connectivity(view, target).state;
+                Shown::new(target, Some(entry), state)
+            }
+            Err(_) => Shown::new(&entry.shown, Some(entry), Connectivity::Stopped),
+        }
     }
 
     pub(super) fn fault(&self, fault: Fault) -> Problem {
@@ -124,10 +149,10 @@ async fn list(
     let wanted = query.limit.saturating_add(1);
     let mut found: Vec<_> =
         view.targets.iter().filter(behind).map(|one| (one.id.clone(), None)).collect();
-    let broken = state.inventory.list(after.as_ref(), usize::MAX).into_iter();
-    found.extend(
-        broken.filter(|entry| entry.target.is_err()).map(|entry| (entry.id.clone(), Some(entry))),
-    );
+    let broken =
+        |entry: &Arc<Entry>| entry.target.is_err() && view.targets.get(entry.id.as_str()).is_none();
+    let entries = state.inventory.list(after.as_ref(), usize::MAX).into_iter().filter(broken);
+    found.extend(entries.map(|entry| (entry.id.clone(), Some(entry))));
     if found.len() > wanted {
         found.select_nth_unstable_by(wanted, |(a, _), (b, _)| a.cmp(b));
         found.truncate(wanted);
@@ -162,12 +187,9 @@ async fn get(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let view = state.gateway.view.load_full();
-    let shown = match known(&view, &id) {
-        Ok(target) => state.shown(&view, &target),
-        Err(unknown) => {
-            let entry = state.inventory.get(&known_id(&id)?).ok_or(unknown)?;
-            state.shown_entry(&view, &entry)
-        }
+    let shown = match state.known(&view, &id)? {
+        Known::Live(target) => state.shown(&view, &target),
+        Known::Broken(entry) => state.shown_entry(&view, &entry),
     };
     let version = shown.version;
     Ok(with_etag(Json(shown).into_response(), version))

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{Files, USAGE, check_table, explain, fail, small_runtime};
+use super::{Files, USAGE, check_remote, check_table, explain, fail, small_runtime};
 use crate::{
     check::{Check, State, Step, StepName, walk},
     client::Clients,
@@ -22,10 +22,13 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   egress-gateway check acme-jira
+  egress-gateway check --url http://10.0.0.5:9128 --token-file operator.token acme-jira
   egress-gateway check --config gateway.toml https://jira.acme.example/jira
   egress-gateway check --json acme-jira | jq .next_step
 
-Exit codes: 0 the target is ready, 1 it is blocked, 2 wrong usage or configuration.";
+The token needs the role `operate`; without --token-file it is taken from EGRESS_ADMIN_TOKEN.
+
+Exit codes: 0 the target is ready, 1 it is blocked, 2 it cannot be checked.";
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -33,31 +36,38 @@ Exit codes: 0 the target is ready, 1 it is blocked, 2 wrong usage or configurati
 pub(super) struct Arguments {
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    pub(super) gateway: check_remote::Gateway,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// The id of a target, or a URL that one owns
     #[arg(value_name = "TARGET_OR_URL")]
-    what: String,
+    pub(super) what: String,
 }
 
 /// Exit 0 when the target is ready, 1 when it is blocked, 2 when it cannot be checked.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let loaded = match config::load(&arguments.files.or_default()) {
-        Ok(loaded) => loaded,
-        Err(invalid) => return fail(format!("the configuration is not valid\n{invalid}"), USAGE),
+    let checked = if arguments.files.config.is_empty() {
+        check_remote::check(arguments)
+    } else {
+        alone(arguments)
     };
-    let checked = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
-        runtime.block_on(async {
-            let view = explain::view(loaded.config, false).await?;
-            let target = find(&view, &arguments.what)?;
-            Ok(live(&view, &target, arguments.json).await)
-        })
-    });
     match checked {
         Ok(check) => show(&check, arguments.json),
         Err(error) => fail(format!("{error:#}"), USAGE),
     }
+}
+
+/// Checks with a configuration of its own.
+fn alone(arguments: &Arguments) -> anyhow::Result<Check> {
+    let loaded = config::load(&arguments.files.config)
+        .map_err(|invalid| anyhow::anyhow!("the configuration is not valid\n{invalid}"))?;
+    small_runtime()?.block_on(async {
+        let view = explain::view(loaded.config, false).await?;
+        let target = find(&view, &arguments.what)?;
+        Ok(live(&view, &target, arguments.json).await)
+    })
 }
 
 /// The target of an id, or the one that owns a URL.
@@ -85,7 +95,7 @@ async fn live(view: &View, target: &Arc<Target>, json: bool) -> Check {
 }
 
 /// Prints a check and gives the exit code for it.
-pub(super) fn show(check: &Check, json: bool) -> ExitCode {
+fn show(check: &Check, json: bool) -> ExitCode {
     if json {
         println!("{}", serde_json::to_string_pretty(check).unwrap_or_default());
     } else {

@@ -5,7 +5,9 @@
     reason = "this is where output has its place"
 )]
 
+mod admin_api;
 mod check;
+mod check_remote;
 mod check_table;
 mod config;
 mod connector;
@@ -57,6 +59,9 @@ enum Command {
     ///
     /// Goes the very way that traffic takes, from the egress address: DNS, address policy, TCP, TLS
     /// and one request without credentials; nothing is sent to a webhook receiver.
+    ///
+    /// Without --config it asks the gateway that runs, over its admin API; the target's state there
+    /// is renewed by it. With --config it goes alone.
     Check(check::Arguments),
     /// Work with configuration files
     #[command(subcommand)]

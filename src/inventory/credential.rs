@@ -7,14 +7,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Entry, Fault, Inventory,
-    entry::Rotation,
+    entry::{Rotation, now},
     judge::{Judgement, addresses},
     writable,
 };
 use crate::{
     fields::Problem,
     secret::Secret,
-    store::{Expect, Which},
+    store::{Expect, Field, Which},
     target::TargetId,
     webhook::signature::Key,
 };
@@ -64,9 +64,14 @@ impl Inventory {
             Judgement::Unknown(refusal) => Fault::NotJudged(about(refusal)),
         })?;
         let _writer = self.writer.lock().await;
-        // As it is by now.
+        writable(&self.view.load(), id)?;
+        // As it is by now; what was judged must be what is there.
+        let judged = entry;
         let entry = self.get(id).ok_or(Fault::NotFound)?;
-        let now = Timestamp::now();
+        if entry.document != judged.document {
+            return Err(Fault::Changed(Some(entry.version)));
+        }
+        let now = now();
         let until = now.checked_add(overlap.min(OVERLAP_MAX)).ok();
         let former = entry.secrets.at(now);
         let previous = match former.current {
@@ -79,7 +84,7 @@ impl Inventory {
         let sealed = self.seal(id, &secrets)?;
         let at = now.as_millisecond();
         let version = self.store.put_credential(id.as_str(), &sealed, expect, at).await?;
-        Ok(self.replace_secrets(&entry, secrets, version, now))
+        Ok(self.replace_secrets(&entry, secrets, (version, now), &Field::ALL))
     }
 
     /// Ends a rotation, or takes all secrets away.
@@ -92,36 +97,39 @@ impl Inventory {
         which: Which,
         expect: Expect,
     ) -> Result<Arc<Entry>, Fault> {
-        writable(&self.view.load(), id)?;
         let _writer = self.writer.lock().await;
+        writable(&self.view.load(), id)?;
         let entry = self.get(id).ok_or(Fault::NotFound)?;
-        let now = Timestamp::now();
+        let now = now();
         let at = now.as_millisecond();
         let version = self.store.delete_credential(id.as_str(), which, expect, at).await?;
-        let secrets = match which {
-            Which::All => Rotation::default(),
-            Which::Previous => Rotation { previous: None, ..entry.secrets.clone() },
+        let (secrets, renewed) = match which {
+            Which::All => (Rotation::default(), &Field::ALL[..]),
+            Which::Previous => {
+                let secrets = Rotation { previous: None, ..entry.secrets.clone() };
+                (secrets, &[Field::SigningSecretPrevious][..])
+            }
         };
-        Ok(self.replace_secrets(&entry, secrets, version, now))
+        Ok(self.replace_secrets(&entry, secrets, (version, now), renewed))
     }
 
     fn replace_secrets(
         &self,
         entry: &Entry,
         secrets: Rotation,
-        version: i64,
-        now: Timestamp,
+        (version, updated_at): (i64, Timestamp),
+        renewed: &[Field],
     ) -> Arc<Entry> {
-        let changed = Entry { secrets, version, updated_at: now, ..entry.copy() };
-        // Secrets that could not be opened are replaced by now: what was wrong with them is over.
-        let changed = changed.read_again(&self.around(&self.view.load()), true);
+        let changed = Entry { version, updated_at, secrets, ..entry.copy() };
+        // What was wrong with a secret that is replaced is over.
+        let changed = changed.read_again(&self.around(&self.view.load()), renewed);
         self.install(changed)
     }
 
     /// Ends rotations whose time has come, until `stop`.
     pub async fn end_rotations(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let now = Timestamp::now();
+            let now = now();
             let wait = match self.next_expiry() {
                 Some(at) if at <= now => {
                     if self.expire(now).await {
@@ -152,7 +160,7 @@ impl Inventory {
             if entry.secrets.expiry().is_some_and(|at| at <= now) {
                 let secrets = entry.secrets.at(now);
                 let changed = Entry { secrets, ..entry.copy() };
-                self.install(changed.read_again(&self.around(&self.view.load()), false));
+                self.install(changed.read_again(&self.around(&self.view.load()), &[]));
             }
         }
         loop {

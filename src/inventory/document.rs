@@ -10,6 +10,7 @@ use serde_json::Map;
 
 use crate::{
     fields::{Fields, Problem, Problems},
+    origin::REDACTED_QUERY,
     reason::{About, Cause, DeploymentMode, Refusal},
     secret::Secret,
     target::{Ownership, Surroundings, Target, provider::Catalogue, read_draft},
@@ -27,15 +28,19 @@ const SECRETS: [&str; 4] =
     ["signing_secret", "webhook_secret", "secret", "signing_secret_previous"];
 
 /// What answers show besides what is taken: a client may send back what it got.
-const SHOWN_ONLY: [&str; 7] = [
+const SHOWN_ONLY: [&str; 8] = [
     "source",
     "version",
     "created_at",
     "updated_at",
     "signing_secret_status",
+    "state",
     "warnings",
     "problems",
 ];
+
+/// Names of the URL.
+const URLS: [&str; 2] = ["base_url", "webhook_url"];
 
 /// The names that a target may refer to, and the folder of its files.
 #[derive(Clone, Debug)]
@@ -91,7 +96,10 @@ pub(super) fn read(
         Some(_) => problem("id", "the id is the one of the path; leave it out, or write the same"),
     }
     body.retain(|key, value| !value.is_null() && !SHOWN_ONLY.contains(&key.as_str()));
-    restore_query(&mut body, former);
+    if let Some(key) = restore_query(&mut body, former) {
+        problem(key, "its query is shown as ?[redacted], and no URL like it is kept; write it out");
+        return Err(Fault::Invalid(problems));
+    }
     let read = target(id, &body, around);
     let mut document = body;
     document.retain(|key, _| !SECRETS.contains(&key.as_str()));
@@ -143,9 +151,10 @@ fn secret(value: &Value) -> Result<Secret, String> {
 /// learn what else is on this machine.
 fn file(folder: &Path, name: &str) -> Result<PathBuf, String> {
     let shown = folder.display();
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    if !plain || name.is_empty() {
-        return Err(format!("name a file inside {shown}, without a folder of its own above it"));
+    let mut parts = Path::new(name).components();
+    let plain = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    if !plain || parts.next().is_some() {
+        return Err(format!("give the name of a file in {shown}, without any folder"));
     }
     let missing = || format!("there is no readable file of this name in {shown}");
     let path = folder.join(name);
@@ -167,22 +176,34 @@ fn cannot_sign(target: &Target) -> impl Iterator<Item = Problem> {
     wrong.into_iter().flatten()
 }
 
-/// A URL is shown without its query. One that comes back so means the one that is known.
-fn restore_query(body: &mut Json, former: Option<&Target>) {
-    let Some(former) = former else { return };
-    let Some(query) = former.base.query() else { return };
-    for key in ["base_url", "webhook_url"] {
+/// A URL is shown without its query. One that comes back so means the one that is known; the key of
+/// one that means nothing.
+fn restore_query(body: &mut Json, former: Option<&Target>) -> Option<&'static str> {
+    for key in URLS {
         let Some(serde_json::Value::String(text)) = body.get_mut(key) else { continue };
-        if *text == former.base.to_string() {
-            *text = format!("{}{}?{query}", former.base.origin, former.base.path());
+        if !text.ends_with(REDACTED_QUERY) {
+            continue;
         }
+        let base = former.map(|former| &former.base).filter(|base| *text == base.to_string());
+        let Some((base, query)) = base.and_then(|base| Some((base, base.query()?))) else {
+            return Some(key);
+        };
+        *text = format!("{}{}?{query}", base.origin, base.path());
     }
+    None
 }
 
 /// The refusal of a URL that no target may have, where that is what is wrong.
 fn unsafe_url(id: &str, document: &Json, problems: &Problems) -> Option<Fault> {
-    let key = ["base_url", "webhook_url"].into_iter().find(|key| document.contains_key(*key))?;
-    let problem = problems.iter().find(|problem| problem.key == key)?;
+    if URLS.into_iter().all(|key| document.contains_key(key)) {
+        return None;
+    }
+    // What is no text is no URL at all.
+    let key = URLS
+        .into_iter()
+        .find(|key| document.get(*key).is_some_and(serde_json::Value::is_string))?;
+    // Rules that look at several members speak of `base_url`, however it is written.
+    let problem = problems.iter().find(|problem| URLS.contains(&problem.key.as_str()))?;
     let word = document.get("deployment_mode").and_then(serde_json::Value::as_str);
     let mode = DeploymentMode::ALL.into_iter().find(|mode| Some(mode.as_str()) == word);
     let about = About {

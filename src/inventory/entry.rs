@@ -133,7 +133,7 @@ impl Entry {
             target: Err(problems),
             shown: Arc::new(Target { source: Source::Api, ..shown }),
         };
-        Some(entry.read_again(around, false))
+        Some(entry.read_again(around, &[]))
     }
 
     /// Whether it has a signing secret, now.
@@ -151,11 +151,19 @@ impl Entry {
         self.secrets.at(Timestamp::now()).expiry()
     }
 
+    /// Whether a secret of it could not be opened.
+    pub(super) fn is_sealed(&self) -> bool {
+        let of_secrets =
+            |problem: &Problem| Field::ALL.iter().any(|one| one.as_str() == problem.key);
+        self.target.as_ref().is_err_and(|problems| problems.iter().any(of_secrets))
+    }
+
     /// The same, with its target read among other names. What was wrong with its secrets still is,
-    /// unless they are `renewed`.
-    pub(super) fn read_again(&self, around: &Around, renewed: bool) -> Self {
+    /// but for those that are `renewed`.
+    pub(super) fn read_again(&self, around: &Around, renewed: &[Field]) -> Self {
         let of_secrets = |problem: &&Problem| {
-            !renewed && Field::ALL.iter().any(|field| field.as_str() == problem.key)
+            let field = Field::ALL.iter().find(|field| field.as_str() == problem.key);
+            field.is_some_and(|field| !renewed.contains(field))
         };
         let kept: Problems = match &self.target {
             Ok(_) => Problems::new(),
@@ -204,6 +212,11 @@ fn problem(key: &str, message: String) -> Problem {
     Problem { key: key.to_owned(), message }
 }
 
-pub(super) fn millisecond(at: i64) -> Timestamp {
+/// The time, as exactly as the store keeps it.
+pub(super) fn now() -> Timestamp {
+    millisecond(Timestamp::now().as_millisecond())
+}
+
+fn millisecond(at: i64) -> Timestamp {
     Timestamp::from_millisecond(at).unwrap_or_default()
 }

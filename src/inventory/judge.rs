@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Fault;
 use crate::{
     client::Clients,
     destination::{Destination, Resource},
@@ -15,17 +16,24 @@ use crate::{
 pub type Warnings = Vec<Refusal>;
 
 /// Rules 2, 5 and 6 for a target that is about to be kept: its URL and every address of its host.
-/// Nothing is sent but DNS, and nothing is remembered.
+/// Nothing is sent but DNS, and nothing is remembered. `credential`: it comes with one.
 ///
 /// # Errors
-/// The refusal that makes it unsafe.
-pub(super) async fn judge(view: &View, target: &Target) -> Result<Warnings, Refusal> {
+/// [`Fault::Unsafe`]; [`Fault::NotJudged`] where a credential comes before its addresses.
+pub(super) async fn judge(
+    view: &View,
+    target: &Target,
+    credential: bool,
+) -> Result<Warnings, Fault> {
     let about = target.about(&view.egress_ips);
     let said = |refusal: Refusal| refusal.about(about.clone());
     let mut warnings = unfinished(target);
     match addresses(view, target).await {
-        Ok(()) => {}
-        Err(Judgement::Unsafe(refusal)) => return Err(said(refusal)),
+        Ok(()) => warnings.extend(view.egress.route(target).err()),
+        Err(Judgement::Unsafe(refusal)) => return Err(Fault::Unsafe(said(refusal).into())),
+        Err(Judgement::Unknown(refusal)) if credential => {
+            return Err(Fault::NotJudged(said(refusal).into()));
+        }
         Err(Judgement::Unknown(refusal)) => warnings.push(refusal),
     }
     Ok(warnings.into_iter().map(said).collect())
@@ -57,7 +65,6 @@ pub(super) async fn addresses(view: &View, target: &Target) -> Result<(), Judgem
     let last_seen = view.egress.last_seen(target, &host);
     let answered = Answered { addresses: &addresses, port, last_seen };
     vet(&permit, &view.egress.scene.load(), &answered).map_err(Judgement::Unsafe)?;
-    view.egress.route(target).map_err(Judgement::Unknown)?;
     Ok(())
 }
 
@@ -69,7 +76,7 @@ fn unfinished(target: &Target) -> Warnings {
         (
             target.ownership == Ownership::Unclear,
             Cause::OwnershipUnclear,
-            format!("the ownership of target {id} is unclear"),
+            format!("the ownership of target {id} is not confirmed"),
         ),
         (!target.enabled, Cause::TargetDisabled, format!("target {id} is disabled")),
         (

@@ -28,6 +28,7 @@ pub use judge::Warnings;
 
 use crate::{
     check::Board,
+    fields::Problems,
     seal::{Keys, Sealed},
     secret::Secret,
     store::{Expect, Field, NewCredentials, PutError, Store, StoreError},
@@ -113,13 +114,30 @@ impl Inventory {
         Still(self.writer.lock().await)
     }
 
+    /// Opens with new keys what the former ones could not.
+    pub async fn reopen(&self, _still: &Still<'_>, keys: Option<&Keys>) {
+        let around = self.around(&self.view.load());
+        for entry in self.list(None, usize::MAX).into_iter().filter(|entry| entry.is_sealed()) {
+            let id = entry.id.clone();
+            match self.store.target(id.as_str()).await {
+                Ok(stored) => {
+                    let entry = stored
+                        .and_then(|stored| Entry::restored(id.clone(), &stored, keys, &around));
+                    let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+                    entries.extend(entry.map(|entry| (id, Arc::new(entry))));
+                }
+                Err(error) => tracing::error!(%error, "secrets could not be read again"),
+            }
+        }
+    }
+
     /// Adds the targets of the API to a new configuration's view, read among its names; `keys` open
     /// and seal from now on.
     pub fn join(&self, _still: &Still<'_>, view: &mut View, keys: Option<Keys>) {
         let around = Around::of(view, &self.folder);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         for entry in entries.values_mut() {
-            *entry = Arc::new(entry.read_again(&around, false));
+            *entry = Arc::new(entry.read_again(&around, &[]));
         }
         add(view, entries.values());
         self.keys.store(Arc::new(keys));
@@ -150,9 +168,9 @@ impl Inventory {
         let view = self.view.load_full();
         let former = self.former(&view, id);
         let draft = document::read(id.as_str(), body, former.as_deref(), &self.around(&view))?;
+        let credential = draft.target.signing.secret.is_some();
         let target = self.completed(id, draft.target);
-        let warnings =
-            judge(&view, &target).await.map_err(|refusal| Fault::Unsafe(refusal.into()))?;
+        let warnings = judge(&view, &target, credential).await?;
         Ok((target, warnings))
     }
 
@@ -167,51 +185,54 @@ impl Inventory {
         writable(&view, id)?;
         let Draft { document, target } =
             document::read(id.as_str(), body, former.as_deref(), &self.around(&view))?;
-        let given = Rotation {
-            current: target.signing.secret.clone(),
+        let given = target.signing.secret.clone().map(|current| Rotation {
+            current: Some(current),
             previous: target.signing.previous.clone().map(|secret| (secret, None)),
-        };
+        });
         let target = self.completed(id, target);
         // DNS may take its time: nobody else waits for it.
-        let warnings =
-            judge(&view, &target).await.map_err(|refusal| Fault::Unsafe(refusal.into()))?;
+        let warnings = judge(&view, &target, given.is_some()).await?;
         let _writer = self.writer.lock().await;
         let before = self.get(id);
         writable(&self.view.load(), id)?;
         if before.is_none() && self.len() >= TARGETS_MAX {
             return Err(Fault::TooMany(TARGETS_MAX));
         }
+        // The same secret again, as after a lost answer, does not end a rotation.
+        let known = before.as_ref().and_then(|before| before.secrets.current.as_ref());
+        let given =
+            given.filter(|given| given.previous.is_some() || given.current.as_ref() != known);
         if let Some(before) = before.as_ref().filter(|before| {
-            before.document == document && given.current.is_none() && before.target.is_ok()
+            before.document == document && given.is_none() && before.target.is_ok()
         }) {
             // The same again: nothing to write, as long as it is what the writer expects.
             holds(expect, Some(before.version))?;
             return Ok(Kept { entry: Arc::clone(before), created: false, warnings });
         }
-        let sealed = given.current.as_ref().map(|_| self.seal(id, &given)).transpose()?;
-        let now = Timestamp::now();
+        let sealed = given.as_ref().map(|given| self.seal(id, given)).transpose()?;
+        let now = entry::now();
         let text = serde_json::Value::Object(document.clone()).to_string();
         let version = self
             .store
             .put_target(id.as_str(), &text, sealed.as_ref(), expect, now.as_millisecond())
             .await?;
-        let secrets = match (&before, given.current.is_some()) {
-            (_, true) => given,
-            (Some(before), false) => before.secrets.clone(),
-            (None, false) => Rotation::default(),
-        };
+        let renewed = if given.is_some() { &Field::ALL[..] } else { &[] };
+        let former = before.as_deref();
         let mut entry = Entry {
             id: id.clone(),
             version,
             document,
-            created_at: before.as_ref().map_or(now, |before| before.created_at),
+            created_at: former.map_or(now, |former| former.created_at),
             updated_at: now,
-            secrets,
-            target: Err(Vec::new()),
+            secrets: given
+                .or_else(|| former.map(|former| former.secrets.clone()))
+                .unwrap_or_default(),
+            target: former.map_or_else(|| Err(Problems::new()), |former| former.target.clone()),
             shown: Arc::new(target),
         };
         entry.shown = Arc::new(entry.with_secrets(Target::clone(&entry.shown)));
-        entry.target = Ok(Arc::clone(&entry.shown));
+        // Names may have gone meanwhile; secrets that cannot be opened still cannot.
+        let entry = entry.read_again(&self.around(&self.view.load()), renewed);
         Ok(Kept { entry: self.install(entry), created: before.is_none(), warnings })
     }
 
@@ -220,8 +241,8 @@ impl Inventory {
     /// # Errors
     /// Why it is still there.
     pub async fn delete(&self, id: &TargetId, expect: Expect) -> Result<(), Fault> {
-        writable(&self.view.load(), id)?;
         let _writer = self.writer.lock().await;
+        writable(&self.view.load(), id)?;
         if !self.store.delete_target(id.as_str(), expect).await? {
             return Err(Fault::NotFound);
         }
@@ -253,9 +274,9 @@ impl Inventory {
         Around::of(view, &self.folder)
     }
 
-    /// The target of this id as traffic knows it, whoever wrote it.
+    /// The target of this id as it is shown, whoever wrote it.
     fn former(&self, view: &View, id: &TargetId) -> Option<Arc<Target>> {
-        let kept = self.get(id).and_then(|entry| entry.target.as_ref().ok().cloned());
+        let kept = self.get(id).map(|entry| Arc::clone(&entry.shown));
         kept.or_else(|| view.targets.get(id.as_str()).cloned())
     }
 
@@ -286,22 +307,30 @@ impl Inventory {
         })
     }
 
-    /// Makes an entry the one in force. The caller is the one writer.
+    /// Makes an entry the one in force, unless the configuration has a target of its id. The caller
+    /// is the one writer.
     fn install(&self, mut entry: Entry) -> Arc<Entry> {
         let mut view = View::clone(&self.view.load());
         view.generation = view.generation.saturating_add(1);
         let id = entry.id.clone();
+        let in_force = writable(&view, &id).is_ok();
         if let Ok(target) = &entry.target {
             let target = Arc::new(Target { generation: view.generation, ..Target::clone(target) });
-            view.targets.set(Arc::clone(&target));
+            if in_force {
+                view.targets.set(Arc::clone(&target));
+            }
             entry.target = Ok(target);
-        } else {
+        } else if in_force {
             view.targets.remove(&id);
         }
         let entry = Arc::new(entry);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.insert(id.clone(), Arc::clone(&entry));
         drop(entries);
+        self.rotation.notify_one();
+        if !in_force {
+            return entry;
+        }
         let view = Arc::new(view);
         self.view.store(Arc::clone(&view));
         let target = view.targets.get(id.as_str());
@@ -309,7 +338,6 @@ impl Inventory {
         if let Some(target) = target {
             self.checks.renew(&view, target);
         }
-        self.rotation.notify_one();
         tracing::info!(target_id = id.as_str(), version = entry.version, "target changed");
         entry
     }

@@ -280,6 +280,7 @@ impl Running {
         let mut view = View::new(config, addresses, &self.shared, Some(&previous))?;
         view.egress.tunnels.enforce(Some(&previous.egress.tunnels), &self.shared.metrics);
         policy.note(&self.shared.metrics);
+        self.inventory.reopen(&still, keys.as_ref()).await;
         self.inventory.join(&still, &mut view, keys);
         let view = Arc::new(view);
         self.gateway.view.store(Arc::clone(&view));

@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::{Authority, Host, HostFault, Origin, Port, Scheme};
 
+/// What is shown in place of a query, which may hold a credential.
+pub const REDACTED_QUERY: &str = "?[redacted]";
+
 /// Longest URL that is read, in bytes: longer ones are not what an operator types.
 const URL_BYTES_MAX: usize = 2048;
 
@@ -65,7 +68,7 @@ impl BaseUrl {
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin, if self.is_root() { "" } else { &self.path })?;
-        if self.query.is_some() { f.write_str("?[redacted]") } else { Ok(()) }
+        if self.query.is_some() { f.write_str(REDACTED_QUERY) } else { Ok(()) }
     }
 }
 

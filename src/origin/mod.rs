@@ -8,7 +8,7 @@ mod host;
 
 use std::{fmt, num::NonZeroU16};
 
-pub use base_url::{BaseUrl, UrlFault};
+pub use base_url::{BaseUrl, REDACTED_QUERY, UrlFault};
 pub use host::{Host, HostFault};
 
 /// `http` or `https`; nothing else leaves.

@@ -30,14 +30,17 @@
 mod support;
 
 mod addresses;
+mod api_page;
 mod auth;
 mod authority;
 mod checks;
+mod checks_api;
 mod clients;
 mod config;
 mod connect;
 mod connector;
 mod crash;
+mod credentials_api;
 mod decisions;
 mod disk;
 mod dns;
@@ -56,6 +59,9 @@ mod signing;
 mod silence;
 mod smuggling;
 mod sni;
+mod targets_api;
+mod targets_store;
+mod targets_unsafe;
 mod telemetry;
 mod tls_targets;
 mod tunnels;

@@ -1,5 +1,6 @@
 //! What the tests stand on: the namespace, the program, names, receivers, clients.
 
+pub(crate) mod api;
 pub(crate) mod canary;
 pub(crate) mod config;
 pub(crate) mod disk;
