@@ -47,6 +47,10 @@ impl Request {
 impl World {
     /// One client, a machine with a few addresses, and so many targets.
     pub(crate) fn new(targets: usize) -> Self {
+        Self::of(registry(targets))
+    }
+
+    fn of(targets: Registry) -> Self {
         let own = Own {
             addresses: ["203.0.113.10", "10.0.0.5", "fe80::5"]
                 .iter()
@@ -57,11 +61,7 @@ impl World {
         };
         let deny = vec!["192.0.2.0/24".parse().unwrap()];
         let clients = Clients::new(clients(1)).unwrap();
-        Self {
-            clients,
-            targets: registry(targets),
-            scene: Scene { own, deny, allow_loopback: false },
-        }
+        Self { clients, targets, scene: Scene { own, deny, allow_loopback: false } }
     }
 
     /// The proof for a request that is allowed.
@@ -76,9 +76,13 @@ impl World {
         request: &Request,
         addresses: &[IpAddr],
     ) -> Result<Vetted, Refusal> {
-        let permit = self.permitted(request)?;
+        self.vet(&self.permitted(request)?, addresses)
+    }
+
+    /// The last part of it.
+    pub(crate) fn vet(&self, permit: &Permit, addresses: &[IpAddr]) -> Result<Vetted, Refusal> {
         let port = permit.destination().authority.port;
-        policy::vet(&permit, &self.scene, &Answered { addresses, port, last_seen: None })
+        policy::vet(permit, &self.scene, &Answered { addresses, port, last_seen: None })
     }
 
     fn permitted(&self, request: &Request) -> Result<Permit, Refusal> {
@@ -94,7 +98,7 @@ impl World {
 /// A board with a ready check of every target.
 pub(crate) struct Gate {
     pub(crate) board: Board,
-    view: View,
+    pub(crate) world: World,
 }
 
 impl Gate {
@@ -127,11 +131,11 @@ impl Gate {
             }
         };
         board.restore(view.targets.iter().map(ready).collect(), &view);
-        Self { board, view }
+        Self { board, world: World::of(view.targets) }
     }
 
     pub(crate) fn target(&self, number: usize) -> &Arc<Target> {
-        self.view.targets.get(&format!("customer-{number:05}")).unwrap()
+        self.world.targets.get(&format!("customer-{number:05}")).unwrap()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    hash::RandomState,
-    sync::{Arc, PoisonError, RwLock},
+    hash::{BuildHasherDefault, Hasher, RandomState},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -44,10 +44,44 @@ pub enum Standing {
     Unknown,
 }
 
+/// All targets' places.
+#[derive(Debug, Default)]
+struct Places {
+    slots: HashMap<TargetId, Arc<Slot>>,
+    /// Until when the checks that are ready count. Nearly all that traffic asks, in a table of its
+    /// own: among thousands of targets what takes time is to wait for memory, so there is as little
+    /// of it as can be, and nothing that a target does not have at hand.
+    ready: HashMap<Fingerprint, Instant, BuildHasherDefault<Digested>>,
+}
+
+impl Places {
+    /// Whether this is still the slot of a target.
+    fn holds(&self, id: &TargetId, slot: &Arc<Slot>) -> bool {
+        self.slots.get(id).is_some_and(|own| Arc::ptr_eq(own, slot))
+    }
+}
+
+/// The hash of a fingerprint, which is a digest already.
+#[derive(Debug, Default)]
+struct Digested(u64);
+
+impl Hasher for Digested {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    }
+
+    /// The length, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// All targets. Cheap to ask; every check runs in a task of its own, whoever asked for it.
 #[derive(Debug)]
 pub struct Board {
-    slots: RwLock<HashMap<TargetId, Arc<Slot>>>,
+    places: RwLock<Places>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) history: History,
     pub(super) tasks: TaskTracker,
@@ -69,7 +103,7 @@ impl Board {
     ) -> (Self, Writer) {
         let (history, writer) = History::new(store);
         let board = Self {
-            slots: RwLock::default(),
+            places: RwLock::default(),
             metrics,
             history,
             tasks,
@@ -105,7 +139,7 @@ impl Board {
             };
             let slot = self.slot(&target.id);
             self.tell_expiry(&slot, &known.check);
-            slot.known.store(Some(Arc::new(known)));
+            self.settle(&target.id, &slot, known);
         }
     }
 
@@ -139,10 +173,12 @@ impl Board {
 
     /// What traffic to a target may do.
     pub fn standing(&self, target: &Target) -> Standing {
-        let Some(slot) = self.find(&target.id) else { return Standing::Unknown };
-        let known = slot.known.load();
-        let Some(known) = known.as_ref() else { return Standing::Unknown };
         let now = Instant::now();
+        if self.read().ready.get(&target.fingerprint).is_some_and(|until| now < *until) {
+            return Standing::Ready;
+        }
+        let known = self.find(&target.id).and_then(|slot| slot.known.load_full());
+        let Some(known) = known else { return Standing::Unknown };
         if known.fingerprint != target.fingerprint || known.until <= now {
             return Standing::Unknown;
         }
@@ -221,15 +257,31 @@ impl Board {
     }
 
     pub(super) fn find(&self, id: &TargetId) -> Option<Arc<Slot>> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.read().slots.get(id).cloned()
     }
 
     pub(super) fn slot(&self, id: &TargetId) -> Arc<Slot> {
         if let Some(slot) = self.find(id) {
             return slot;
         }
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(slots.entry(id.clone()).or_default())
+        Arc::clone(self.write().slots.entry(id.clone()).or_default())
+    }
+
+    /// Makes what a check found what counts.
+    pub(super) fn settle(&self, id: &TargetId, slot: &Arc<Slot>, known: Known) {
+        let ready = known.check.state == State::Ready;
+        let (of, until) = (known.fingerprint, known.until);
+        let mut places = self.write();
+        let former = slot.known.swap(Some(Arc::new(known)));
+        // One that is off the board is nobody's; its target may be back, with a slot of its own.
+        if places.holds(id, slot) {
+            if let Some(former) = former {
+                places.ready.remove(&former.fingerprint);
+            }
+            if ready {
+                places.ready.insert(of, until);
+            }
+        }
     }
 
     /// The slot of a target that needs one, or has one because somebody had it checked.
@@ -238,19 +290,30 @@ impl Board {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().slots.len()
     }
 
     /// Takes targets off the board, with their metrics.
     pub(super) fn forget(&self, mut is_gone: impl FnMut(&TargetId) -> bool) {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let Places { slots, ready } = &mut *self.write();
         slots.retain(|id, slot| {
             let gone = is_gone(id);
             if gone {
                 self.hide(id, slot);
+                if let Some(known) = slot.known.load().as_deref() {
+                    ready.remove(&known.fingerprint);
+                }
             }
             !gone
         });
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Places> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Places> {
+        self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

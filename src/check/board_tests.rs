@@ -231,7 +231,10 @@ async fn a_target_that_goes_is_forgotten_and_a_check_of_it_that_lands_later_show
     let slot = scene.slot();
     scene.board.changed(&scene.acme().id, Some(&scene.acme()));
     assert_eq!(scene.states(), 1);
+    scene.publish(State::Ready);
+    assert!(matches!(scene.board.standing(&scene.acme()), Standing::Ready));
     scene.board.changed(&scene.acme().id, None);
+    assert!(is_unknown(&scene.board.standing(&scene.acme())));
     assert_eq!((scene.states(), scene.board.len()), (0, 0));
     assert!(matches!(*slot.shown(), Shown::Gone));
     let mut check = scene.check(State::Ready);

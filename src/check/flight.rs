@@ -127,7 +127,7 @@ impl Board {
     /// Makes a check the one that counts.
     pub(super) fn publish(
         &self,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         view: &View,
         target: &Target,
         mut check: Check,
@@ -164,7 +164,7 @@ impl Board {
             due: after(next),
             failures,
         };
-        slot.known.store(Some(Arc::new(known)));
+        self.settle(&target.id, slot, known);
         self.count(&check);
         self.tell(slot, target, &check, before);
         check

@@ -75,15 +75,16 @@ pub struct Target {
     pub fingerprint: Fingerprint,
 }
 
-/// Stands for everything of a target that a connectivity check depends on, restarts included.
+/// Stands for one target and everything of it that a connectivity check depends on, restarts
+/// included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
     fn of(target: &Target) -> Self {
-        let Target { mode, provider, base, network, allowlist, tls, .. } = target;
+        let Target { id, mode, provider, base, network, allowlist, tls, .. } = target;
         // The text of `Debug` shows every field of theirs, and is never shown itself.
-        let text = format!("{:?}", (mode, &provider.key, base, network, allowlist, tls));
+        let text = format!("{:?}", (id, mode, &provider.key, base, network, allowlist, tls));
         let digest: [u8; 32] = Sha256::digest(text).into();
         Self(digest.first_chunk().copied().unwrap_or_default())
     }
