@@ -79,6 +79,23 @@ struct Resolve {
     known: Option<Instant>,
 }
 
+impl Resolve {
+    /// Whether to ask now, with a session of this age.
+    fn is_due(&self, now: Instant, session_age: Option<Duration>, wants_out: bool) -> bool {
+        if self.running.is_some() {
+            return false;
+        }
+        if let Some(due) = self.due {
+            return due <= now;
+        }
+        let old = session_age.is_none_or(|age| age > SESSION_MAX);
+        let long_known = self
+            .known
+            .is_none_or(|known| now.saturating_duration_since(known) >= RESOLVE_PAUSE_MAX);
+        old && wants_out && long_known
+    }
+}
+
 impl Engine {
     /// `None` when a key is not 32 bytes.
     pub(super) fn new(plan: Plan, shared: Arc<Shared>) -> Option<Self> {
@@ -233,13 +250,8 @@ impl Engine {
             // also of handshakes that the peer began
             self.shared.facts().handshake = now.checked_sub(age);
         }
-        let old = age.is_none_or(|age| age > SESSION_MAX);
-        let asked = self.resolve.known.is_none_or(|known| known.elapsed() >= RESOLVE_PAUSE_MAX);
-        // a handshake waits to be sent, or was: traffic wants out
-        if old && asked && self.resolve.due.is_none() && !self.out.is_empty() {
-            self.resolve.due = Some(now);
-        }
-        if self.resolve.running.is_none() && self.resolve.due.is_some_and(|due| due <= now) {
+        // what has just become due is a handshake, then: something wants out
+        if self.resolve.is_due(now, age, !self.out.is_empty()) {
             self.resolve.due = None;
             self.resolve.running = Some((self.plan.peer)());
         }
@@ -329,4 +341,29 @@ async fn writable(link: Option<&Link>) {
 
 fn bytes(out: &VecDeque<Packet>) -> u64 {
     out.iter().fold(0, |sum, one| sum.saturating_add(u64::try_from(one.len()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peers_address_is_asked_for_again_when_the_handshake_has_aged_and_traffic_wants_out() {
+        let known = Instant::now();
+        let resolve =
+            Resolve { running: None, due: None, pause: RESOLVE_PAUSE, known: Some(known) };
+        let later = known + Duration::from_mins(1);
+        let (young, old) = (Some(SESSION_MAX), Some(SESSION_MAX + Duration::from_secs(1)));
+        assert!(resolve.is_due(later, old, true));
+        assert!(resolve.is_due(later, None, true), "there never was a session");
+        assert!(!resolve.is_due(later, old, false), "nothing wants out");
+        assert!(!resolve.is_due(later, young, true));
+        assert!(!resolve.is_due(known + Duration::from_secs(59), old, true), "it was just asked");
+
+        let failed = Resolve { due: Some(later), ..resolve };
+        assert!(!failed.is_due(known, old, true));
+        assert!(failed.is_due(later, young, false), "an answer is still missing");
+        let asked = Resolve { running: Some(Box::pin(pending())), ..failed };
+        assert!(!asked.is_due(later, old, true), "one question at a time");
+    }
 }

@@ -1,5 +1,6 @@
 //! Behaviours of a tunnel, over sockets on loopback, towards a second instance of the library.
 
+mod damage;
 mod peer;
 
 use std::{
