@@ -59,6 +59,7 @@ mod sni;
 mod telemetry;
 mod tls_targets;
 mod tunnels;
+mod tunnels_e2e;
 mod upgrade;
 mod webhook;
 mod webhook_h2;
