@@ -115,8 +115,8 @@ async fn show(screen: &mut Screen) -> anyhow::Result<bool> {
         rows.push(play(&mut stage, screen, number, &scene).await?);
     }
     stage.stop_hop().await;
-    let number = rows.len().saturating_add(1);
-    rows.push(play(&mut stage, screen, number, &scenes::without_its_hop(&stage)).await?);
+    let (number, scene) = (rows.len().saturating_add(1), scenes::without_its_hop(&stage));
+    rows.push(play(&mut stage, screen, number, &scene).await?);
     sum_up(screen, &rows, began.elapsed());
     Ok(rows.iter().all(|row| row.as_announced))
 }
