@@ -28,6 +28,8 @@ const OUTCOMES: &[(&str, &str)] = &[
     ("200", "replayed"),
     ("SELF_HOSTED_BASE_URL_UNSAFE", "redirect_blocked"),
     ("SELF_HOSTED_TLS_INVALID", "tls_expired"),
+    ("200", "tunnelled"),
+    ("SELF_HOSTED_TUNNEL_UNREACHABLE", "tunnel_unreachable"),
 ];
 
 /// The demo in a folder of its own, with another one for temporary files.
@@ -93,6 +95,7 @@ fn every_decision_is_shown_as_announced_with_the_gateways_own_log_line() {
             "replayed" => ["200, with X-WebRiskOps-Replayed: true", "was not asked again"],
             "redirect_blocked" => ["to https://files.unknown.example\n", "went no further"],
             "tls_expired" => ["old.acme.example expired on 2020", "no request reached"],
+            "tunnelled" => ["TLSv1.3, 200, wiki.acme.example received GET", "was reached"],
             _ => ["", "not a byte reached the receiver"],
         };
         for text in shows {
@@ -100,6 +103,11 @@ fn every_decision_is_shown_as_announced_with_the_gateways_own_log_line() {
         }
         if *code == "200" {
             assert_eq!(log["decision"], "allowed", "{scene}");
+            let inside =
+                log["pinned"].as_str().is_some_and(|pinned| pinned.starts_with("10.20.0.9:"));
+            let through = (log["route"] == "acme", inside);
+            let tunnelled = *cause == "tunnelled";
+            assert_eq!(through, (tunnelled, tunnelled), "{scene}");
             continue;
         }
         assert_eq!((&log["code"], &log["cause"]), (&(*code).into(), &(*cause).into()));

@@ -103,6 +103,11 @@ impl Walk<'_> {
     /// Rules 5 to 8.
     async fn find(&mut self, permit: &Permit) -> Result<Pinned, Refusal> {
         let egress = &self.view.egress;
+        if self.uses_tunnel() {
+            let tunnels = self.target.network.tunnels.iter();
+            let first = tunnels.filter_map(|name| egress.tunnels.get(name)).next();
+            self.check.tunnel_url = first.map(|tunnel| tunnel.url());
+        }
         let addresses = egress.addresses_of(permit, &mut self.notes).await?;
         self.check.addresses = addresses.to_vec();
         let is_name = self.target.base.origin.authority.host.ip().is_none();
@@ -117,11 +122,6 @@ impl Walk<'_> {
         if pinned.as_ref().err().is_none_or(no_tunnel) {
             self.check.dns_status = if is_name { DnsStatus::Ok } else { DnsStatus::Skipped };
             self.passed(StepName::AddressPolicy, "every address is approved".to_owned());
-        }
-        if self.uses_tunnel() {
-            let tunnels = self.target.network.tunnels.iter();
-            let first = tunnels.filter_map(|name| egress.tunnels.get(name)).next();
-            self.check.tunnel_url = first.map(|tunnel| tunnel.url());
         }
         let pinned = pinned?;
         if self.uses_tunnel() {

@@ -1,9 +1,10 @@
 //! Open connections to targets that wait for another request.
 //!
-//! A connection is found again only by the same target, at the same vetted address, under the same
-//! configuration: never by another target of the same host, and not after a reload. The name is
-//! resolved and vetted for every request, so that a connection to an address that is no longer
-//! vetted is never found; it is dropped at the next look.
+//! A connection is found again only by the same target, at the same vetted address, by the same
+//! route, under the same configuration: never by another target of the same host, and not after a
+//! reload. The name is resolved and vetted, and the route chosen, for every request, so that a
+//! connection to an address that is no longer vetted, or through a tunnel that another has taken
+//! over from, is never found; it is dropped at the next look.
 
 use std::{
     collections::HashMap,
@@ -69,6 +70,8 @@ impl Sender {
 #[derive(Debug)]
 struct Idle {
     address: SocketAddr,
+    /// `direct`, or a tunnel's name.
+    route: Option<Arc<str>>,
     generation: u64,
     since: Instant,
     sender: Sender,
@@ -81,13 +84,19 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A connection of the target to one of the vetted addresses. Those of the target that can
-    /// never be used again are dropped on the way.
-    pub fn take(&self, target: &Target, vetted: &[VettedAddr]) -> Option<(SocketAddr, Sender)> {
+    /// A connection of the target to one of the vetted addresses by this route. Those of the target
+    /// that are of no use any more are dropped on the way.
+    pub fn take(
+        &self,
+        target: &Target,
+        vetted: &[VettedAddr],
+        route: Option<&str>,
+    ) -> Option<(SocketAddr, Sender)> {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = by_target.get_mut(&target.id)?;
         idle.retain(|one| {
             one.generation == target.generation
+                && one.route.as_deref() == route
                 && vetted.iter().any(|vetted| vetted.addr() == one.address)
                 && one.since.elapsed() < IDLE_MAX
                 && !one.sender.is_closed()
@@ -107,8 +116,14 @@ impl Pool {
         found
     }
 
-    /// Keeps a connection for the next request.
-    pub fn put(&self, target: &Target, address: SocketAddr, sender: Sender) {
+    /// Keeps a connection, which leads to the address by the route, for the next request.
+    pub fn put(
+        &self,
+        target: &Target,
+        address: SocketAddr,
+        route: Option<Arc<str>>,
+        sender: Sender,
+    ) {
         if sender.is_closed() {
             return;
         }
@@ -118,7 +133,8 @@ impl Pool {
             shared.since = Instant::now();
         } else if idle.len() < IDLE_PER_TARGET_MAX {
             let generation = target.generation;
-            idle.push(Idle { address, generation, since: Instant::now(), sender });
+            let since = Instant::now();
+            idle.push(Idle { address, route, generation, since, sender });
         }
     }
 

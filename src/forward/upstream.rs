@@ -112,9 +112,9 @@ impl Upstreams {
         errand.interims.gather(&mut request);
         let target = errand.target;
         if !errand.upgrades {
-            while let Some((address, sender)) =
-                self.pool.take(target, errand.pinned.vetted().addresses())
-            {
+            let vetted = errand.pinned.vetted().addresses();
+            let route = notes.route.clone();
+            while let Some((address, sender)) = self.pool.take(target, vetted, route.as_deref()) {
                 notes.pinned = Some(address);
                 let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
                 match attempt(errand, kept, request, progress).await {

@@ -460,7 +460,7 @@ impl Watch for RelayWatch {
     fn ended(&mut self) {
         self.record.end = Some("closed");
         if let Some((pool, address, sender)) = self.kept.take() {
-            pool.put(&self.target, address, sender);
+            pool.put(&self.target, address, self.record.notes.route.clone(), sender);
         }
     }
 

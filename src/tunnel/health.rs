@@ -52,13 +52,15 @@ pub(super) struct Outcome<'a> {
 #[derive(Debug)]
 pub(super) struct Health {
     noted: Mutex<Noted>,
-    /// Told when the far end goes down or comes back.
+    /// Told when the far end goes down or comes back, or is doubted.
     turned: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Noted {
     known: Known,
+    /// Another tunnel was faster than an attempt at this one, which nobody has waited for.
+    doubted: bool,
     /// `egress_tunnel_up` of this tunnel, while it is watched.
     up: Option<IntGauge>,
 }
@@ -145,10 +147,21 @@ impl Health {
         let mut noted = self.lock();
         let before = noted.known.down.is_some();
         noted.known.note(outcome);
+        noted.doubted = false;
         noted.show();
         if before != noted.known.down.is_some() {
             self.turned.notify_one();
         }
+    }
+
+    /// The far end has not answered in the time that another tunnel took over in.
+    pub(super) fn doubt(&self) {
+        self.lock().doubted = true;
+        self.turned.notify_one();
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.lock().doubted
     }
 
     pub(super) fn known(&self) -> Known {
@@ -161,7 +174,7 @@ impl Health {
         noted.up.as_ref().and_then(|_| noted.known.down.clone())
     }
 
-    /// Waits until the far end goes down or comes back.
+    /// Waits until the far end goes down or comes back, or is doubted.
     pub(super) async fn turned(&self) {
         self.turned.notified().await;
     }

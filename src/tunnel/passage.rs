@@ -105,10 +105,21 @@ impl Passage {
         let mut failure = None;
         let now = Instant::now();
         let by = self.tunnels.first().map_or(now, |tunnel| tunnel.core.deadline());
-        let through = |tunnel| through(tunnel, addresses.clone(), by);
-        let attempts = self.by_health().map(through);
-        let note = |error| worse(&mut failure, error);
-        let passed = staggered(attempts, ATTEMPT_DELAY, note).await;
+        let through = |tunnel: &Arc<Tunnel>| through(Arc::clone(tunnel), addresses.clone(), by);
+        let order: Vec<_> = self.by_health().collect();
+        let mut ended = Vec::new();
+        let note = |error: PassageError| {
+            ended.push(Arc::clone(&error.tunnel));
+            worse(&mut failure, error);
+        };
+        let passed = staggered(order.iter().map(through), ATTEMPT_DELAY, note).await;
+        if let Some(passed) = &passed {
+            // Attempts that were under way are dropped, and nobody learns how they would have ended.
+            let before = order.iter().take_while(|tunnel| *tunnel.name() != passed.tunnel);
+            for slow in before.filter(|tunnel| !ended.contains(tunnel.name())) {
+                slow.core.health.doubt();
+            }
+        }
         passed.ok_or_else(|| failure.unwrap_or_else(PassageError::none))
     }
 

@@ -14,6 +14,9 @@ use super::{Core, Tunnel};
 /// How long after its last answer a far end is probed; traffic is an answer too.
 const INTERVAL: Duration = Duration::from_secs(15);
 
+/// The same when there is reason to doubt that it still answers.
+const DOUBTED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long after it went down a far end is probed for the first time. Doubles up to
 /// [`INTERVAL`], so that a hop that only restarts is back at once.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -74,7 +77,8 @@ async fn while_it_answers(core: &Core) {
     let jitter = spread(INTERVAL);
     loop {
         let known = core.health.known();
-        let due = after(known.answered.unwrap_or_else(Instant::now), jitter);
+        let interval = if core.health.is_doubted() { DOUBTED_INTERVAL } else { jitter };
+        let due = after(known.answered.unwrap_or_else(Instant::now), interval);
         if known.down.is_some() || due <= Instant::now() {
             return;
         }

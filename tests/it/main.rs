@@ -65,6 +65,7 @@ mod targets_unsafe;
 mod telemetry;
 mod tls_targets;
 mod tunnels;
+mod tunnels_e2e;
 mod upgrade;
 mod webhook;
 mod webhook_h2;

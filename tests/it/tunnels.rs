@@ -23,24 +23,24 @@ use std::{
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-const DOWN: &str = "SELF_HOSTED_TUNNEL_UNREACHABLE";
-const NAME: &str = "jira.acme.internal";
-const URL: &str = "http://jira.acme.internal:8080/";
+pub(crate) const DOWN: &str = "SELF_HOSTED_TUNNEL_UNREACHABLE";
+pub(crate) const NAME: &str = "jira.acme.internal";
+pub(crate) const URL: &str = "http://jira.acme.internal:8080/";
 /// All that a hop is ever asked for in these tests.
 const ASKED: [&str; 2] = ["10.30.0.53:53", "10.30.0.5:8080"];
 
 /// A customer's network, and canaries on every address that the gateway could try instead.
-struct Scene {
-    far: Far,
-    dns: Dns,
-    host: Origin,
+pub(crate) struct Scene {
+    pub(crate) far: Far,
+    pub(crate) dns: Dns,
+    pub(crate) host: Origin,
     canary: Canary,
     /// Where a question to the private name server would come out if it left directly.
     stray: (UdpSocket, Receiver),
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let far = Far::new().await;
         let dns = far.run(async || Dns::start((INSIDE_DNS, 53).into()).await).await;
         dns.addresses(NAME, &[INSIDE]);
@@ -52,12 +52,12 @@ impl Scene {
         Self { far, dns, host, canary, stray }
     }
 
-    async fn socks(&self) -> Hop {
+    pub(crate) async fn socks(&self) -> Hop {
         self.far.run(async || Hop::socks((HOP, 1080), None)).await
     }
 
     /// Nothing left but to the hop; the public name servers were not asked for anything inside.
-    async fn assert_nothing_direct(&self, lab: &Lab) {
+    pub(crate) async fn assert_nothing_direct(&self, lab: &Lab) {
         self.canary.assert_silent().await;
         self.stray.1.assert_not_reached();
         let datagram = self.stray.0.recv(&mut [0; 512]).map_err(|error| error.kind());
@@ -67,7 +67,7 @@ impl Scene {
 }
 
 /// A target behind the tunnel `acme`, with the name server there; fields may be added.
-fn behind(config: Config, fields: &str) -> Config {
+pub(crate) fn behind(config: Config, fields: &str) -> Config {
     let config = config.set_toml("limits.connect_timeout", "\"5s\"");
     let fields = format!(
         "allow_http = true\nscope = \"origin\"\nprivate_network_policy = \"tunnel\"\n\
@@ -86,12 +86,12 @@ fn acme(lab: &Lab) -> Config {
         .set("tunnels.acme.url", format!("socks5://{HOP}:1080"))
 }
 
-async fn up(gateway: &Gateway, tunnel: &str, value: f64) {
+pub(crate) async fn up(gateway: &Gateway, tunnel: &str, value: f64) {
     gateway.wait_metric("egress_tunnel_up", &[("tunnel", tunnel)], |up| up == value).await;
 }
 
 /// Both ways through the proxy lead inside, by this route.
-async fn assert_reached(gateway: &Gateway, route: &str) {
+pub(crate) async fn assert_reached(gateway: &Gateway, route: &str) {
     let reply = gateway.get(URL).await;
     assert_eq!((reply.status, &*reply.body), (200, &b"inside"[..]), "{reply:?}");
     let mut tunnel = gateway.tunnel("jira.acme.internal:8080").await;

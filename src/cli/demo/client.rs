@@ -134,10 +134,12 @@ impl Client {
     pub(super) fn new(
         proxy: SocketAddr,
         token: String,
-        trusted: &CertificateDer<'static>,
+        trusted: &[&CertificateDer<'static>],
     ) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(trusted.clone())?;
+        for certificate in trusted {
+            roots.add((*certificate).clone())?;
+        }
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?

@@ -6,6 +6,7 @@
 mod client;
 mod folder;
 mod gateway;
+mod hop;
 mod name_server;
 mod receiver;
 mod scene;
@@ -109,9 +110,13 @@ async fn show(screen: &mut Screen) -> anyhow::Result<bool> {
     screen.line(Style::Plain, "  export http_proxy=$HTTPS_PROXY");
     screen.line(Style::Plain, "  export CURL_CA_BUNDLE=receiver.pem    # made for this demo");
     let mut rows = Vec::new();
-    for (index, scene) in scenes::scenes(&stage).into_iter().enumerate() {
-        rows.push(play(&mut stage, screen, index.saturating_add(1), &scene).await?);
+    for scene in scenes::scenes(&stage) {
+        let number = rows.len().saturating_add(1);
+        rows.push(play(&mut stage, screen, number, &scene).await?);
     }
+    stage.stop_hop().await;
+    let (number, scene) = (rows.len().saturating_add(1), scenes::without_its_hop(&stage));
+    rows.push(play(&mut stage, screen, number, &scene).await?);
     sum_up(screen, &rows, began.elapsed());
     Ok(rows.iter().all(|row| row.as_announced))
 }

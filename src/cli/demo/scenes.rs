@@ -25,7 +25,33 @@ pub(super) fn scenes(stage: &Stage) -> Vec<Scene> {
     scenes.extend(about_connections(stage));
     scenes.extend(about_deliveries(stage));
     scenes.extend(about_answers(stage));
+    scenes.push(behind_its_hop(stage));
     scenes
+}
+
+/// A host that is reached through its customer's tunnel only.
+fn behind_its_hop(stage: &Stage) -> Scene {
+    Scene {
+        title: "a private host behind a tunnel",
+        story: "Its address, 10.20.0.9, is on no network of this machine. The customer's SOCKS5 hop \
+                is asked for\n   that vetted address, and leads there and nowhere else.",
+        ask: Ask { path: "/wiki", ..Ask::of(stage.behind_hop()) },
+        expect: Expect::Allowed,
+    }
+}
+
+/// The same once the hop is gone.
+pub(super) fn without_its_hop(stage: &Stage) -> Scene {
+    Scene {
+        title: "the same with the tunnel down",
+        story: "The hop was stopped just now. Nothing is sent around it, directly least of all.",
+        expect: Expect::Refused {
+            status: 502,
+            code: "SELF_HOSTED_TUNNEL_UNREACHABLE",
+            cause: "tunnel_unreachable",
+        },
+        ..behind_its_hop(stage)
+    }
 }
 
 /// Refused before anything is resolved.

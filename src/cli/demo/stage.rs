@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{
     client::{CLIENT, Client},
     gateway::{Gateway, ROOTS_FILE, SECRET_VARIABLE, Setting, TOKEN_VARIABLE},
+    hop::Hop,
     name_server::{NameServer, Zone},
     receiver::{DELIVERIES, Receiver, Validity, Visits},
 };
@@ -20,6 +21,9 @@ const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 
 /// A private address that no target approves.
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 7));
+
+/// The private host's address behind the hop.
+const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 9));
 
 /// A global address. The gateway refuses before it dials; besides, it is one of those that drop
 /// what they get (AS112, RFC 7535), and the demo's gateway can send from loopback only.
@@ -50,6 +54,8 @@ pub(super) mod host {
     pub(crate) const MOVED: &str = "moved.acme.example";
     /// A target whose name does not exist.
     pub(crate) const GONE: &str = "gone.acme.example";
+    /// A private host behind a tunnel.
+    pub(crate) const WIKI: &str = "wiki.acme.example";
     /// A target of somebody else.
     pub(crate) const OTHER: &str = "jira.other.example";
     /// A host of no target.
@@ -72,6 +78,9 @@ pub(super) struct Stage {
     receiver: Receiver,
     /// What has let its certificate expire.
     old: Receiver,
+    /// What is in the private network behind [`Self::hop`].
+    wiki: Receiver,
+    hop: Hop,
     /// A port of loopback on which nothing listens.
     pub(super) closed: SocketAddr,
     _closed: Socket,
@@ -89,9 +98,14 @@ impl Stage {
         let names = [host::JIRA, host::HOOKS];
         let receiver = Receiver::start(&names, Validity::Current, &secret, place.clone()).await?;
         let old = Receiver::start(&[host::OLD], Validity::Expired, &secret, place).await?;
+        let wiki =
+            Receiver::start(&[host::WIKI], Validity::Current, &secret, String::new()).await?;
+        let inside = SocketAddr::new(INSIDE, wiki.address.port());
+        let hop = Hop::start(inside, wiki.address).await?;
         let names = NameServer::start(zone()).await?;
         let (reserved, closed) = closed_port()?;
-        let ports = Ports { receiver: receiver.address, old: old.address, closed };
+        let (receiver_at, old_at) = (receiver.address, old.address);
+        let ports = Ports { receiver: receiver_at, old: old_at, closed, inside, hop: hop.address };
         let seen = Sighting {
             target_id: MOVED_TARGET.to_owned(),
             host: host::MOVED.to_owned(),
@@ -106,13 +120,25 @@ impl Stage {
             remembered: (&[seen], yesterday),
         })
         .await?;
-        let client = Client::new(gateway.proxy, token, &receiver.certificate.der)?;
-        Ok(Self { gateway, client, receiver, old, closed, _closed: reserved, _names: names })
+        let trusted = [&receiver.certificate.der, &wiki.certificate.der];
+        let client = Client::new(gateway.proxy, token, &trusted)?;
+        let (_closed, _names) = (reserved, names);
+        Ok(Self { gateway, client, receiver, old, wiki, hop, closed, _closed, _names })
     }
 
     /// What has reached the receivers so far.
     pub(super) fn visits(&self) -> Visits {
-        self.receiver.visits().and(self.old.visits())
+        self.receiver.visits().and(self.old.visits()).and(self.wiki.visits())
+    }
+
+    /// Ends the hop in front of the private network.
+    pub(super) async fn stop_hop(&mut self) {
+        self.hop.stop().await;
+    }
+
+    /// `host:port` of the private host.
+    pub(super) fn behind_hop(&self) -> String {
+        format!("{}:{}", host::WIKI, self.wiki.address.port())
     }
 
     /// `host:port` of what has let its certificate expire.
@@ -135,6 +161,7 @@ fn zone() -> Zone {
         (host::SHARED, vec![LOOPBACK]),
         (host::OTHER, vec![LOOPBACK]),
         (host::UNKNOWN, vec![LOOPBACK]),
+        (host::WIKI, vec![INSIDE]),
         (host::GITLAB, vec![PRIVATE]),
         (host::MOVED, vec![PRIVATE]),
         (host::METADATA, vec![METADATA]),
@@ -147,11 +174,14 @@ struct Ports {
     receiver: SocketAddr,
     old: SocketAddr,
     closed: SocketAddr,
+    /// The private host, as the hop is asked for it.
+    inside: SocketAddr,
+    hop: SocketAddr,
 }
 
 /// The gateway's configuration, as an operator would write it but for `allow_loopback`.
 fn configuration(names: SocketAddr, ports: &Ports) -> String {
-    let Ports { receiver, old, closed } = *ports;
+    let Ports { receiver, old, closed, inside, hop } = *ports;
     let approved = |network: &str| {
         format!(
             "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"{network}\"]\n"
@@ -166,6 +196,10 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
         )
     };
     let loopback = approved("127.0.0.0/8");
+    let tunnel = format!(
+        "private_network_policy = \"tunnel\"\nprivate_network_allowlist = [\"{INSIDE}/32\"]\n\
+         tunnel = \"acme\"\n"
+    );
     let metadata = approved("169.254.0.0/16");
     let hook = format!(
         "\n[[targets]]\nid = \"acme-hook\"\nprovider_key = \"generic_webhook\"\n\
@@ -185,6 +219,7 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
         jira("acme-metadata", host::METADATA, receiver, "", &metadata),
         jira("acme-mixed", host::MIXED, receiver, "", &loopback),
         jira(MOVED_TARGET, host::MOVED, receiver, "", ""),
+        jira("acme-wiki", host::WIKI, inside, "", &tunnel),
         jira("acme-gone", host::GONE, receiver, "", ""),
         jira("other-jira", host::OTHER, receiver, "", &loopback),
     ];
@@ -196,6 +231,7 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
          targets = [\"acme-*\"]\n\
          [dns]\nservers = [\"{names}\"]\n\
          [tls]\nextra_roots = [\"{ROOTS_FILE}\"]\n\
+         [tunnels.acme]\nurl = \"socks5://{hop}\"\n\
          [policy]\nrequire_current_check = false\nallow_loopback = true\n\
          {}{hook}",
         targets.concat()
