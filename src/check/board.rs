@@ -237,8 +237,8 @@ impl Board {
 
     /// A check that is under way or has just ended, by its id: it may not be on the disk yet.
     pub fn recent(&self, view: &View, id: &str) -> Option<Check> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        for slot in slots.values() {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        for slot in places.slots.values() {
             let known = slot.known.load();
             if let Some(known) = known.as_deref()
                 && known.check.connectivity_check_id.as_deref() == Some(id)

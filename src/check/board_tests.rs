@@ -1,5 +1,7 @@
 //! The board by itself: what counts, for whom, and how a check under way ends.
 
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with it")]
+
 use jiff::ToSpan as _;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::watch};
