@@ -13,10 +13,12 @@
     reason = "a benchmark may panic and print, and its own connections lead to loopback"
 )]
 
+#[expect(dead_code, reason = "many targets and medians are for other benchmarks")]
 mod figures;
 mod loopback;
 
 use std::{
+    fmt::Write as _,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -121,12 +123,14 @@ fn scene(folder: &Path, receiver: SocketAddr, name_server: SocketAddr) -> PathBu
         folder.join("state").display().to_string()
     );
     for number in 0..TARGETS {
-        text.push_str(&format!(
+        write!(
+            text,
             "[[targets]]\nid = \"customer-{number:05}\"\nprovider_key = \"jira_data_center\"\n\
              deployment_mode = \"self-hosted\"\nownership = \"confirmed\"\n\
              base_url = \"https://jira-{number:05}.customer.example:{port}/\"\n\
              private_network_policy = \"direct\"\nprivate_network_allowlist = [\"127.0.0.0/8\"]\n\n"
-        ));
+        )
+        .unwrap();
     }
     let file = folder.join("gateway.toml");
     fs::write(&file, text).unwrap();
@@ -142,12 +146,12 @@ async fn remember(folder: &Path, file: &Path) {
     let now = Timestamp::now();
     let mut stored = Vec::new();
     for (number, target) in (0_i64..).zip(config.targets) {
-        let left = SignedDuration::from_millis(number * 900_000 / 10_000);
+        let left = SignedDuration::from_millis(number.saturating_mul(90));
         let egress_ip = Some([127, 0, 0, 1].into());
         let check = Check {
             connectivity_check_id: Some(target.id.to_string().into()),
             last_checked_at: Some(now),
-            expires_at: Some(now + left),
+            expires_at: Some(now.checked_add(left).unwrap()),
             state: State::Ready,
             ..Check::unchecked(&target, egress_ip)
         };
