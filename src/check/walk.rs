@@ -104,8 +104,8 @@ impl Walk<'_> {
     async fn find(&mut self, permit: &Permit) -> Result<Pinned, Refusal> {
         let egress = &self.view.egress;
         if self.uses_tunnel() {
-            let tunnels = self.target.network.tunnels.iter();
-            let first = tunnels.filter_map(|name| egress.tunnels.get(name)).next();
+            let mut tunnels = self.target.network.tunnels.iter();
+            let first = tunnels.find_map(|name| egress.tunnels.get(name));
             self.check.tunnel_url = first.map(|tunnel| tunnel.url());
         }
         let addresses = egress.addresses_of(permit, &mut self.notes).await?;
@@ -195,7 +195,7 @@ impl Walk<'_> {
                 }
                 Err(error) => {
                     let detail = format!("tunnel {name}: {error}");
-                    failure.get_or_insert(Refusal::new(Cause::from(&error), detail));
+                    failure.get_or_insert_with(|| Refusal::new(Cause::from(&error), detail));
                 }
             }
         }

@@ -122,8 +122,17 @@ impl Stage {
         .await?;
         let trusted = [&receiver.certificate.der, &wiki.certificate.der];
         let client = Client::new(gateway.proxy, token, &trusted)?;
-        let (_closed, _names) = (reserved, names);
-        Ok(Self { gateway, client, receiver, old, wiki, hop, closed, _closed, _names })
+        Ok(Self {
+            gateway,
+            client,
+            receiver,
+            old,
+            wiki,
+            hop,
+            closed,
+            _closed: reserved,
+            _names: names,
+        })
     }
 
     /// What has reached the receivers so far.
