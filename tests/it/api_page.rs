@@ -47,7 +47,7 @@ fn every_example_of_the_page_answers_what_it_shows() {
             lab.dns.addresses(name, &[address]);
         }
         let tls = ca.server(&names).server_config();
-        let _jira = Origin::start((PUBLIC, 443), Some(tls.clone()), |_| ok("{}"));
+        let _jira = Origin::start((PUBLIC, 443), Some(std::sync::Arc::clone(&tls)), |_| ok("{}"));
         let _hooks = Origin::start((PUBLIC_2, 443), Some(tls), |_| ok("{}"));
         let token = lab.secret("token", TOKEN);
         let tokens = format!(

@@ -50,9 +50,11 @@ fn signed_by(request: &Request) -> Vec<&'static str> {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
         mac.update(text.as_bytes());
         mac.update(&request.body);
-        let hex: String =
-            mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256={hex}")
+        let mut text = "sha256=".to_owned();
+        for byte in mac.finalize().into_bytes() {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        text
     };
     let found = field("x-webriskops-signature").split(", ");
     found

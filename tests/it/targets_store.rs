@@ -116,7 +116,7 @@ fn of_writers_who_have_seen_the_same_version_one_wins() {
 /// PUTs until the gateway is gone; gives the last number that was acknowledged for each id, and the
 /// one that may have been on its way.
 async fn write_until_killed(gateway: &Gateway, writers: usize, kill_at: usize) -> Acked {
-    let acked: Arc<Mutex<BTreeMap<String, (Option<usize>, usize)>>> = Arc::default();
+    let acked: Arc<Mutex<Acked>> = Arc::default();
     let mut tasks = JoinSet::new();
     for writer in 0..writers {
         let (acked, admin) = (Arc::clone(&acked), gateway.admin);
