@@ -14,6 +14,7 @@
     reason = "a benchmark may panic and print, and its own connections lead to loopback"
 )]
 
+#[expect(dead_code, reason = "tables of targets are for other benchmarks")]
 mod figures;
 
 use std::{

@@ -119,7 +119,7 @@ impl Gate {
         let view = View::new(config, Vec::new(), &shared, None).unwrap();
         let (board, _writer) =
             Board::new(metrics, store, TaskTracker::new(), CancellationToken::new());
-        let expires_at = Some(Timestamp::now() + 1.hour());
+        let expires_at = Timestamp::now().checked_add(1.hour()).ok();
         let ready = |target: &Arc<Target>| {
             let check = Check { expires_at, state: State::Ready, ..Check::unchecked(target, None) };
             StoredCheck {

@@ -46,7 +46,7 @@ struct Peer {
     process: Child,
     dir: PathBuf,
     gateway_public: String,
-    peer_public: String,
+    public: String,
 }
 
 impl Peer {
@@ -59,9 +59,9 @@ impl Peer {
         let at = dir.display();
         let gateway_public = shell(&format!("wg pubkey < {at}/gateway.key"));
         shell(&format!("umask 077; wg genkey > {at}/peer.key"));
-        let peer_public = shell(&format!("wg pubkey < {at}/peer.key"));
+        let public = shell(&format!("wg pubkey < {at}/peer.key"));
         let process = Self::spawn(far, &dir, &gateway_public).await;
-        Self { process, dir, gateway_public, peer_public }
+        Self { process, dir, gateway_public, public }
     }
 
     async fn spawn(far: &Far, dir: &Path, gateway_public: &str) -> Child {
@@ -108,8 +108,11 @@ impl Peer {
         let key = self.dir.join("gateway.key");
         config
             .set(&format!("tunnels.{name}.url"), format!("wireguard://{HOP}:51820"))
-            .set_toml(&format!("tunnels.{name}.private_key"), &format!("{{ file = {key:?} }}"))
-            .set(&format!("tunnels.{name}.peer_public_key"), self.peer_public.as_str())
+            .set_toml(
+                &format!("tunnels.{name}.private_key"),
+                &format!("{{ file = \"{}\" }}", key.display()),
+            )
+            .set(&format!("tunnels.{name}.peer_public_key"), self.public.as_str())
             .set_toml(&format!("tunnels.{name}.addresses"), "[\"10.9.0.2/32\"]")
             .set_toml(
                 &format!("tunnels.{name}.allowed_ips"),
