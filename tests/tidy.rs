@@ -70,7 +70,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("check::record", "reason target"),
     (
         "check",
-        "client destination egress forward origin path policy reason store target telemetry tls view",
+        "client destination egress forward origin path policy reason store target telemetry tls tunnel \
+         view",
     ),
     (
         "gateway",

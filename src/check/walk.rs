@@ -27,6 +27,7 @@ use crate::{
     reason::{Cause, Failure, Refusal},
     target::{PrivateNetworkPolicy, Target},
     tls::{Alpn, CertificateFacts, TlsFacts},
+    tunnel::TunnelState,
     view::View,
 };
 
@@ -188,7 +189,12 @@ impl Walk<'_> {
         let mut failure = None;
         for name in &self.target.network.tunnels {
             let Some(tunnel) = self.view.egress.tunnels.get(name) else { continue };
-            match tunnel.probe().await {
+            // One that carries is not asked again: WireGuard peers ignore handshakes in a row.
+            let answers = match tunnel.state() {
+                TunnelState::Healthy => Ok(()),
+                TunnelState::Unknown | TunnelState::Unreachable => tunnel.probe().await,
+            };
+            match answers {
                 Ok(()) => {
                     self.check.tunnel_url = Some(tunnel.url());
                     return Ok(name.to_string());
