@@ -35,6 +35,21 @@ impl Carrier {
     }
 }
 
+impl Stream {
+    /// From now on it ends with an error when its tunnel, if it goes through one, is found to lead
+    /// nowhere any more; [`PassageError::of_stream`](crate::tunnel::PassageError::of_stream) tells.
+    pub fn until_lost(&mut self) {
+        let carrier = match self {
+            Self::Plain(carrier) => carrier,
+            Self::Tls(tls) => tls.get_mut().0.get_mut(),
+        };
+        match carrier {
+            Carrier::Direct(_) => {}
+            Carrier::Tunnel(stream) => stream.until_lost(),
+        }
+    }
+}
+
 impl AsyncRead for Carrier {
     fn poll_read(
         self: Pin<&mut Self>,

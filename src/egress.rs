@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -362,6 +363,11 @@ impl Egress {
 
 fn refusal(failure: &PassageError, what: &str) -> Refusal {
     Refusal::new(Cause::from(&failure.error), format!("{what}: {failure}"))
+}
+
+/// Why a stream that should not outlive its tunnel was ended, where that was the reason.
+pub fn tunnel_lost(error: &io::Error, address: SocketAddr) -> Option<Refusal> {
+    PassageError::of_stream(error).map(|failure| refusal(failure, &address.to_string()))
 }
 
 impl From<&ResolveError> for Cause {

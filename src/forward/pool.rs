@@ -16,7 +16,7 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
-use super::body::RequestBody;
+use super::{body::RequestBody, upstream::Fault};
 use crate::{
     policy::VettedAddr,
     target::{Target, TargetId},
@@ -30,38 +30,40 @@ const IDLE_MAX: Duration = Duration::from_secs(55);
 const IDLE_PER_TARGET_MAX: usize = 64;
 
 /// Something that sends requests over an open connection.
+/// What it says of its end, if anything, is beside it, and tells which connection it is.
 #[derive(Debug)]
 pub enum Sender {
     /// One request at a time.
-    Http1(http1::SendRequest<RequestBody>),
-    /// Many; shared by cloning. The second tells which connection it is.
-    Http2(http2::SendRequest<RequestBody>, Arc<()>),
+    Http1(http1::SendRequest<RequestBody>, Fault),
+    /// Many; shared by cloning.
+    Http2(http2::SendRequest<RequestBody>, Fault),
 }
 
 impl Sender {
-    /// A new connection that many share.
-    pub fn http2(sender: http2::SendRequest<RequestBody>) -> Self {
-        Self::Http2(sender, Arc::default())
-    }
-
     /// Waits until another request can be sent.
     pub(super) async fn ready(&mut self) -> hyper::Result<()> {
         match self {
-            Self::Http1(sender) => sender.ready().await,
+            Self::Http1(sender, _) => sender.ready().await,
             Self::Http2(sender, _) => sender.ready().await,
+        }
+    }
+
+    pub(super) const fn fault(&self) -> &Fault {
+        match self {
+            Self::Http1(_, fault) | Self::Http2(_, fault) => fault,
         }
     }
 
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Http2(_, one), Self::Http2(_, other)) => Arc::ptr_eq(one, other),
-            (Self::Http1(_), _) | (_, Self::Http1(_)) => false,
+            (Self::Http1(..), _) | (_, Self::Http1(..)) => false,
         }
     }
 
     fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(sender, _) => sender.is_closed(),
             Self::Http2(sender, _) => sender.is_closed(),
         }
     }
@@ -104,11 +106,11 @@ impl Pool {
         // The one used last: the others get old and are closed, as the load allows.
         let found = match idle.last().map(|one| &one.sender) {
             None => None,
-            Some(Sender::Http2(shared, which)) => {
-                let shared = Sender::Http2(shared.clone(), Arc::clone(which));
+            Some(Sender::Http2(shared, fault)) => {
+                let shared = Sender::Http2(shared.clone(), Arc::clone(fault));
                 idle.last().map(|one| (one.address, shared))
             }
-            Some(Sender::Http1(_)) => idle.pop().map(|one| (one.address, one.sender)),
+            Some(Sender::Http1(..)) => idle.pop().map(|one| (one.address, one.sender)),
         };
         if idle.is_empty() {
             by_target.remove(&target.id);

@@ -28,9 +28,9 @@ use super::{
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Notes, Pinned, Ready, Stream},
+    egress::{Egress, Notes, Pinned, Ready, Stream, tunnel_lost},
     origin::Origin,
-    reason::{Cause, Refusal},
+    reason::{Cause, Failure, Refusal},
     target::Target,
     tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
 };
@@ -116,7 +116,7 @@ impl Upstreams {
             let route = notes.route.clone();
             while let Some((address, sender)) = self.pool.take(target, vetted, route.as_deref()) {
                 notes.pinned = Some(address);
-                let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
+                let kept = Connection { address, sender, fresh: false };
                 match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
                     Err(Failed::Unsent(unsent)) => request = unsent,
@@ -149,7 +149,12 @@ impl Upstreams {
         let upstream = errand.egress.connect(errand.pinned, notes).await?;
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
-        let ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
+        let mut ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
+        if !errand.upgrades {
+            // A request waits for its answer, and can be told. What an upgrade begins is a tunnel of
+            // the client's, which may outlast a silence.
+            ready.stream.until_lost();
+        }
         self.begin(address, ready).await
     }
 
@@ -159,22 +164,23 @@ impl Upstreams {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
         let http2 = ready.http2();
-        let fault = Fault::default();
         let stream = Noted {
             stream: ready.stream,
+            address,
             facts: ready.facts,
             answered: false,
-            fault: Arc::clone(&fault),
+            fault: Fault::default(),
         };
         let sender = if http2 {
             self.open_http2(stream).await.map_err(failed)?
         } else {
             self.open_http1(stream).await.map_err(failed)?
         };
-        Ok(Connection { address, sender, fresh: true, fault })
+        Ok(Connection { address, sender, fresh: true })
     }
 
     async fn open_http1(&self, stream: Noted) -> hyper::Result<Sender> {
+        let fault = Arc::clone(&stream.fault);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -184,10 +190,11 @@ impl Upstreams {
                 tracing::debug!(%error, "a connection to a target ended with an error");
             }
         });
-        Ok(Sender::Http1(sender))
+        Ok(Sender::Http1(sender, fault))
     }
 
     async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
+        let fault = Arc::clone(&stream.fault);
         let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -201,7 +208,7 @@ impl Upstreams {
                 tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
             }
         });
-        Ok(Sender::http2(sender))
+        Ok(Sender::Http2(sender, fault))
     }
 }
 
@@ -224,17 +231,26 @@ struct Connection {
     sender: Sender,
     /// Not out of the pool.
     fresh: bool,
-    fault: Fault,
 }
 
-/// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate, and
-/// refuses it, when the client believes itself ready.
-type Fault = Arc<OnceLock<TlsError>>;
+/// Why a connection ended, where that is known better than from hyper.
+pub type Fault = Arc<OnceLock<Broken>>;
+
+/// What ended a connection.
+#[derive(Debug)]
+pub enum Broken {
+    /// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate,
+    /// and refuses it, when the client believes itself ready.
+    Tls(TlsError),
+    /// The tunnel it went through leads nowhere any more.
+    Tunnel(Refusal),
+}
 
 /// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
 /// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
 struct Noted {
     stream: Stream,
+    address: SocketAddr,
     facts: Option<TlsFacts>,
     /// Whether the target has said anything.
     answered: bool,
@@ -243,6 +259,10 @@ struct Noted {
 
 impl Noted {
     fn note(&self, error: &io::Error) {
+        if let Some(lost) = tunnel_lost(error, self.address) {
+            drop(self.fault.set(Broken::Tunnel(lost)));
+            return;
+        }
         let Some(facts) = &self.facts else { return };
         // Where the target resets the connection, its alert may be lost.
         let missing = facts.client_certificate == ClientCertificate::Missing && !self.answered;
@@ -250,7 +270,7 @@ impl Noted {
             .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
         if let Some(fault) = fault {
             // Only the first one counts.
-            drop(self.fault.set(fault));
+            drop(self.fault.set(Broken::Tls(fault)));
         }
     }
 }
@@ -320,15 +340,19 @@ async fn attempt(
     mut request: Request<RequestBody>,
     progress: &Progress,
 ) -> Result<Answered, Failed> {
-    let Connection { address, mut sender, fresh, fault } = connection;
+    let Connection { address, mut sender, fresh } = connection;
+    let fault = Arc::clone(sender.fault());
+    let told = || told(address, fault.get()?, fresh);
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
     if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
-        return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
+        // Another connection may do better where this one has waited, and will say so if not.
+        let told = told().filter(|_| fresh);
+        return Err(told.map_or(Failed::Unsent(request), Failed::Refused));
     }
     progress.begin();
     let origin = &errand.target.base.origin;
     let sent = match &mut sender {
-        Sender::Http1(http1) => {
+        Sender::Http1(http1, _) => {
             address_http1(&mut request, origin);
             let sent = in_time(errand, progress, http1.try_send_request(request));
             tokio::select! {
@@ -346,10 +370,11 @@ async fn attempt(
     };
     match sent {
         Some(Ok(response)) => Ok(Answered { response, address, sender }),
-        Some(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
-            (Some(tls), _) => told(address, tls),
-            (None, Some(unsent)) => Failed::Unsent(unsent),
-            (None, None) => Failed::Refused(refusal(address, error.error())),
+        Some(Err(mut error)) => Err(match (told(), error.take_message()) {
+            (told, Some(unsent)) if told.is_none() || !fresh => Failed::Unsent(unsent),
+            (Some(told), Some(_)) => Failed::Refused(told),
+            (Some(told), None) => Failed::Refused(after_sending(told)),
+            (None, _) => Failed::Refused(refusal(address, error.error())),
         }),
         None => {
             let limit = errand.response_timeout;
@@ -415,8 +440,19 @@ fn authority(origin: &Origin) -> String {
     }
 }
 
-fn told(address: SocketAddr, tls: &TlsError) -> Failed {
-    Failed::Refused(Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
+/// A target that refuses the client's certificate has not looked at the request.
+fn after_sending(told: Refusal) -> Refusal {
+    if told.failure() == Failure::TunnelDown { told.after_sending() } else { told }
+}
+
+/// What there is to say of a connection that has ended. One that waited has passed TLS.
+fn told(address: SocketAddr, broken: &Broken, fresh: bool) -> Option<Refusal> {
+    match broken {
+        Broken::Tls(tls) => {
+            fresh.then(|| Refusal::new(Cause::from(tls), format!("{address}: {tls}")))
+        }
+        Broken::Tunnel(lost) => Some(lost.clone()),
+    }
 }
 
 fn flooded(address: SocketAddr) -> Refusal {

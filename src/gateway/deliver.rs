@@ -269,7 +269,7 @@ impl<'a> Delivery<'a> {
             let status = StatusCode::from_u16(code).ok()?;
             Some(went(status))
         });
-        self.seen &= may_have_been_seen(failure);
+        self.seen &= refusal.was_sent() || may_have_been_seen(failure);
         if let Some(wait) = refusal.retry_after {
             // Said by whoever refused.
             let _seconds = self.attempt.retry_after_seconds.get_or_insert(wait.as_secs());

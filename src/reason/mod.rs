@@ -95,6 +95,7 @@ pub struct Refusal {
     pub check_id: Option<Arc<str>>,
     /// The row of the contract's table: the cause's own, unless said otherwise.
     failure: Failure,
+    sent: bool,
 }
 
 impl Refusal {
@@ -102,7 +103,15 @@ impl Refusal {
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
         let failure = cause.failure();
         let retry_after = failure.retry_after();
-        Self { cause, detail: detail.into(), about: None, retry_after, check_id: None, failure }
+        Self {
+            cause,
+            detail: detail.into(),
+            about: None,
+            retry_after,
+            check_id: None,
+            failure,
+            sent: false,
+        }
     }
 
     /// The row of the contract's table that it belongs to.
@@ -115,6 +124,19 @@ impl Refusal {
     pub const fn of_silence(mut self) -> Self {
         self.failure = Failure::ReceiverSilent;
         self
+    }
+
+    /// The same refusal, when something of the request had left already: a tunnel that fails can
+    /// do so before and after.
+    #[must_use]
+    pub const fn after_sending(mut self) -> Self {
+        self.sent = true;
+        self
+    }
+
+    /// Whether something of the request had left, though the failure is one of the way.
+    pub const fn was_sent(&self) -> bool {
+        self.sent
     }
 
     /// The same refusal, with a time for the next try.

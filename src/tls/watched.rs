@@ -25,6 +25,11 @@ impl<S> Watched<S> {
         &self.stream
     }
 
+    /// The stream inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// The stream inside, alone.
     pub fn into_inner(self) -> S {
         self.stream

@@ -1,6 +1,7 @@
 //! What is known of a tunnel's far end, from probes and from traffic.
 
 use std::{
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -8,10 +9,13 @@ use std::{
 use jiff::Timestamp;
 use prometheus::IntGauge;
 use serde::Serialize;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use utoipa::ToSchema;
 
-use super::TunnelError;
+use super::{TunnelError, line::Line};
 
 /// Whether a tunnel carries traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -54,6 +58,8 @@ pub(super) struct Health {
     noted: Mutex<Noted>,
     /// Told when the far end goes down or comes back, or is doubted.
     turned: Notify,
+    /// What streams go by that are open through the tunnel.
+    line: watch::Sender<Line>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +86,10 @@ pub(super) struct Known {
     pub(super) down: Option<TunnelError>,
     /// The far end is reached, but does not take what it is shown, or does not speak its protocol.
     pub(super) unfit: Option<TunnelError>,
+    /// How many attempts in a row did not reach it, each begun after the one before had ended.
+    failures: u32,
+    /// When the last of them ended.
+    failed: Option<Instant>,
     /// When the far end was last seen to answer, by the clock that decides.
     pub(super) answered: Option<Instant>,
     pub(super) last_healthy_at: Option<Timestamp>,
@@ -96,6 +106,14 @@ impl Known {
         }
     }
 
+    fn line(&self) -> Line {
+        match &self.down {
+            None => Line::Holds,
+            Some(error) if self.failures > 1 => Line::Lost(error.clone()),
+            Some(error) => Line::Down(error.clone()),
+        }
+    }
+
     /// Takes in how an attempt ended.
     fn note(&mut self, outcome: &Outcome<'_>) {
         if let Some(error) = outcome.error {
@@ -106,9 +124,15 @@ impl Known {
             // One that began before the far end last answered says nothing of it now.
             if self.answered.is_none_or(|at| at <= outcome.started) {
                 self.down = outcome.error.cloned();
+                // What was tried side by side is one attempt.
+                if self.failed.is_none_or(|at| at <= outcome.started) {
+                    self.failures = self.failures.saturating_add(1);
+                    self.failed = Some(Instant::now());
+                }
             }
             return;
         }
+        self.failures = 0;
         self.answered = Some(Instant::now());
         self.round_trip = round_trip.or(self.round_trip);
         self.down = None;
@@ -133,7 +157,7 @@ impl Known {
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { noted: Mutex::default(), turned: Notify::new() }
+        Self { noted: Mutex::default(), turned: Notify::new(), line: watch::Sender::default() }
     }
 
     /// From now on the far end is probed until it is back whenever it is down. `None`: no longer.
@@ -149,6 +173,12 @@ impl Health {
         noted.known.note(outcome);
         noted.doubted = false;
         noted.show();
+        let line = noted.known.line();
+        self.line.send_if_modified(|before| {
+            let turned = mem::discriminant(before) != mem::discriminant(&line);
+            *before = line;
+            turned
+        });
         if before != noted.known.down.is_some() {
             self.turned.notify_one();
         }
@@ -162,6 +192,11 @@ impl Health {
 
     pub(super) fn is_doubted(&self) -> bool {
         self.lock().doubted
+    }
+
+    /// What streams go by that are open through the tunnel.
+    pub(super) fn line(&self) -> watch::Receiver<Line> {
+        self.line.subscribe()
     }
 
     pub(super) fn known(&self) -> Known {

@@ -10,6 +10,7 @@ mod health;
 mod hop;
 mod http;
 mod kind;
+mod line;
 mod meter;
 mod passage;
 mod peer;
@@ -49,6 +50,7 @@ pub use stream::{Channel, TunnelStream};
 use crate::policy::VettedAddr;
 use health::{Health, Outcome, Seen};
 use kind::Kind;
+use line::Lifeline;
 use meter::Meter;
 
 /// One configured tunnel, shared by all that goes through it. Its streams outlive it.
@@ -187,7 +189,14 @@ impl Core {
             self.health.note(&Outcome { started, seen, whole: true, error });
         }
         let (link, early) = opened?;
-        Ok(TunnelStream::new(link, early, self.meter.open()))
+        // A connector's streams end with its connection, which is watched by its own means, and live
+        // on where it only takes no new ones.
+        let lifeline = self
+            .kind
+            .standing()
+            .is_none()
+            .then(|| Lifeline { tunnel: Arc::clone(&self.name), line: self.health.line() });
+        Ok(TunnelStream::new(link, early, self.meter.open(), lifeline))
     }
 
     async fn probe(&self) -> Result<(), TunnelError> {

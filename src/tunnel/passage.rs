@@ -1,7 +1,7 @@
 //! An ordered list of tunnels that lead to the same place: the first that carries is used.
 
 use std::{
-    fmt, io,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -44,18 +44,14 @@ pub struct Passed {
 }
 
 /// Why no tunnel gave a stream: the most telling failure of all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("tunnel {tunnel}: {error}")]
 pub struct PassageError {
     /// The tunnel that failed like this.
     pub tunnel: Arc<str>,
     /// How.
+    #[source]
     pub error: TunnelError,
-}
-
-impl fmt::Display for PassageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tunnel {}: {}", self.tunnel, self.error)
-    }
 }
 
 impl Passage {
@@ -188,7 +184,9 @@ impl Through for Passage {
             *this.no_name_server.lock().unwrap_or_else(PoisonError::into_inner) =
                 passed.as_ref().err().cloned();
             match passed {
-                Ok(passed) => {
+                Ok(mut passed) => {
+                    // A question that is lost with it is asked once more, over the next one.
+                    passed.stream.until_down();
                     let link: Box<dyn crate::resolve::Link> = Box::new(passed.stream);
                     Ok(link)
                 }

@@ -4,7 +4,7 @@ use std::{
     fmt::Debug,
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, Bytes};
@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::meter::Open;
+use super::{
+    line::{Bond, Lifeline, Until},
+    meter::Open,
+};
 use crate::tls::Watched;
 
 /// What a tunnel of a kind with streams of its own carries bytes with: WireGuard, the connector.
@@ -31,6 +34,8 @@ pub struct TunnelStream {
     /// What the far side sent together with the end of the hop's answer.
     early: Bytes,
     open: Open,
+    lifeline: Option<Lifeline>,
+    bond: Option<Bond>,
 }
 
 /// What the bytes go over.
@@ -45,8 +50,31 @@ pub(super) enum Link {
 }
 
 impl TunnelStream {
-    pub(super) fn new(link: Link, early: Bytes, open: Open) -> Self {
-        Self { link, early, open }
+    pub(super) fn new(link: Link, early: Bytes, open: Open, lifeline: Option<Lifeline>) -> Self {
+        Self { link, early, open, lifeline, bond: None }
+    }
+
+    /// From now on it ends with an error, a [`PassageError`](super::PassageError), when two attempts
+    /// in a row did not reach the tunnel's far end. Without this it lives for as long as what
+    /// carries it, which may notice nothing for a quarter of an hour.
+    pub fn until_lost(&mut self) {
+        self.bind(Until::Lost);
+    }
+
+    /// The same after a single attempt.
+    pub(super) fn until_down(&mut self) {
+        self.bind(Until::Down);
+    }
+
+    fn bind(&mut self, until: Until) {
+        if let Some(lifeline) = self.lifeline.take() {
+            self.bond = Some(lifeline.bond(until));
+        }
+    }
+
+    /// While nothing moves: whether that is because the tunnel is gone.
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.bond.as_mut().map_or(Poll::Pending, |bond| bond.poll(cx))
     }
 
     /// Ends the stream in a way that the far side cannot mistake for a clean end.
@@ -136,7 +164,10 @@ impl AsyncRead for TunnelStream {
         let this = self.get_mut();
         let before = buffer.filled().len();
         if this.early.is_empty() {
-            ready!(Pin::new(&mut this.link).poll_read(cx, buffer))?;
+            match Pin::new(&mut this.link).poll_read(cx, buffer) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return this.wait(cx),
+            }
         } else {
             let early = this.early.split_to(this.early.len().min(buffer.remaining()));
             buffer.put_slice(early.chunk());
@@ -153,9 +184,10 @@ impl AsyncWrite for TunnelStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.link).poll_write(cx, bytes))?;
-        this.open.sent(count);
-        Poll::Ready(Ok(count))
+        match Pin::new(&mut this.link).poll_write(cx, bytes) {
+            Poll::Ready(written) => Poll::Ready(written.inspect(|count| this.open.sent(*count))),
+            Poll::Pending => this.wait(cx),
+        }
     }
 
     fn poll_write_vectored(
@@ -164,9 +196,10 @@ impl AsyncWrite for TunnelStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.link).poll_write_vectored(cx, slices))?;
-        this.open.sent(count);
-        Poll::Ready(Ok(count))
+        match Pin::new(&mut this.link).poll_write_vectored(cx, slices) {
+            Poll::Ready(written) => Poll::Ready(written.inspect(|count| this.open.sent(*count))),
+            Poll::Pending => this.wait(cx),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -174,7 +207,11 @@ impl AsyncWrite for TunnelStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().link).poll_flush(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.link).poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed),
+            Poll::Pending => this.wait(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
