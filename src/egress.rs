@@ -22,7 +22,7 @@ use crate::{
     reason::{Cause, Refusal},
     resolve::{ResolveError, Resolver},
     sightings::Sightings,
-    target::{PrivateNetworkPolicy, Target},
+    target::{Network, PrivateNetworkPolicy, Target},
     telemetry::metrics::Metrics,
     tls::{Alpn, CertificateFacts, ClientTls, Outbound, Protocol, TlsError, TlsFacts},
     tunnel::{Passage, PassageError, Tunnels},
@@ -308,6 +308,19 @@ impl Egress {
             }
             Err(error) => Err(unresolved(error)),
         }
+    }
+
+    /// What the tunnels and the resolver that a target names are, without secrets: what a check has
+    /// found by one way says nothing of another of the same name.
+    pub fn definition(&self, network: &Network) -> String {
+        let tunnels: Vec<_> =
+            network.tunnels.iter().map(|name| Some(self.tunnels.get(name)?.definition())).collect();
+        let resolver = network.resolver.as_deref().and_then(|name| self.resolvers.get(name));
+        let resolver = resolver.map(|private| {
+            let PrivateResolver { resolver, passage } = private;
+            (&resolver.settings().servers, passage.as_ref().map(Passage::definitions))
+        });
+        format!("{:?}", (tunnels, resolver))
     }
 
     /// The class of the target's name when it was last vetted.

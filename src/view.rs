@@ -161,23 +161,24 @@ impl View {
             resolvers.insert(name, PrivateResolver { resolver, passage });
         }
         let generation = previous.map_or(0, |view| view.generation.saturating_add(1));
-        let of_this = |target| Target { generation, ..target };
+        let egress = Egress {
+            tls,
+            tls_timeout: config.limits.tls_timeout,
+            direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
+            direct_route: Arc::from("direct"),
+            addresses,
+            scene: ArcSwap::from_pointee(Scene::default()),
+            resolver: default_resolver,
+            resolvers,
+            tunnels,
+            sightings: Arc::clone(&shared.sightings),
+            metrics: Arc::clone(&shared.metrics),
+        };
+        let of_this = |target: Target| target.adopted(generation, |way| egress.definition(way));
         let view = Self {
             clients: Arc::new(Clients::new(config.clients)?),
             targets: Registry::new(config.targets.into_iter().map(of_this)),
-            egress: Arc::new(Egress {
-                tls,
-                tls_timeout: config.limits.tls_timeout,
-                direct: Direct::new(addresses.clone(), config.limits.connect_timeout),
-                direct_route: Arc::from("direct"),
-                addresses,
-                scene: ArcSwap::from_pointee(Scene::default()),
-                resolver: default_resolver,
-                resolvers,
-                tunnels,
-                sightings: Arc::clone(&shared.sightings),
-                metrics: Arc::clone(&shared.metrics),
-            }),
+            egress: Arc::new(egress),
             egress_ips: config.egress.ip,
             limits: config.limits,
             check_ttl: config.policy.check_ttl,
@@ -189,6 +190,11 @@ impl View {
         };
         view.look_around().map_err(ViewError::Interfaces)?;
         Ok(view)
+    }
+
+    /// A target as one of this configuration.
+    pub fn adopt(&self, target: Target) -> Arc<Target> {
+        Arc::new(target.adopted(self.generation, |way| self.egress.definition(way)))
     }
 
     /// The names of all tunnels.

@@ -315,7 +315,7 @@ impl Inventory {
         let id = entry.id.clone();
         let in_force = writable(&view, &id).is_ok();
         if let Ok(target) = &entry.target {
-            let target = Arc::new(Target { generation: view.generation, ..Target::clone(target) });
+            let target = view.adopt(Target::clone(target));
             if in_force {
                 view.targets.set(Arc::clone(&target));
             }
@@ -355,8 +355,8 @@ fn add<'a>(view: &mut View, entries: impl Iterator<Item = &'a Arc<Entry>>) {
                 );
             }
             Ok(target) => {
-                let target = Target { generation: view.generation, ..Target::clone(target) };
-                view.targets.set(Arc::new(target));
+                let target = view.adopt(Target::clone(target));
+                view.targets.set(target);
             }
             Err(problems) => {
                 for problem in problems {

@@ -25,6 +25,11 @@ const SERVER_DELAY: Duration = Duration::from_secs(1);
 /// The same for the readiness probe, which asks after any server, not the best one.
 const PROBE_DELAY: Duration = Duration::from_millis(100);
 
+/// The part of the time limit that the answer to one question over a kept connection may take. Where
+/// none comes the connection is opened anew for the next one, and hickory has to see that before all
+/// of the lookup is dropped at its end.
+const ANSWER_SHARE: f64 = 0.9;
+
 /// All configured servers.
 pub(super) struct Upstreams {
     servers: Vec<Upstream>,
@@ -66,16 +71,17 @@ impl Upstreams {
         if let Some(server) = servers.iter().find(unusable) {
             return Err(SettingsError::FamilyUnavailable(server.address()));
         }
-        let context = Arc::new(PoolContext::new(
-            options(*timeout),
-            TlsConfig { config: tls_config(roots).map_err(SettingsError::Roots)? },
-        ));
+        let tls = tls_config(roots).map_err(SettingsError::Roots)?;
+        let context = |limit: Duration| {
+            Arc::new(PoolContext::new(options(limit), TlsConfig { config: tls.clone() }))
+        };
+        let (by_datagram, kept) = (context(*timeout), context(timeout.mul_f64(ANSWER_SHARE)));
         let provider = Provider::new(egress.clone(), through.clone());
         let pool_of = |server: &Server| Upstream {
             server: server.clone(),
             pool: NameServerPool::from_config(
                 [name_server(server, direct)],
-                Arc::clone(&context),
+                Arc::clone(if has_datagrams(server, direct) { &by_datagram } else { &kept }),
                 provider.clone(),
             ),
         };
@@ -199,10 +205,16 @@ fn cause(error: &NetError) -> ResolveError {
     }
 }
 
-/// `datagrams`: whether UDP leads there.
-fn name_server(server: &Server, datagrams: bool) -> NameServerConfig {
+/// Whether a server is asked over UDP; `direct`: no tunnel leads there.
+const fn has_datagrams(server: &Server, direct: bool) -> bool {
+    direct && matches!(server, Server::Plain(_))
+}
+
+fn name_server(server: &Server, direct: bool) -> NameServerConfig {
     let protocols = match server {
-        Server::Plain(_) if datagrams => vec![ProtocolConfig::Udp, ProtocolConfig::Tcp],
+        Server::Plain(_) if has_datagrams(server, direct) => {
+            vec![ProtocolConfig::Udp, ProtocolConfig::Tcp]
+        }
         Server::Plain(_) => vec![ProtocolConfig::Tcp],
         Server::Tls { name, .. } => {
             vec![ProtocolConfig::Tls { server_name: Arc::from(name.as_str()) }]

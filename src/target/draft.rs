@@ -122,7 +122,7 @@ fn read_known(fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Option<Targ
         signing,
     };
     agree(fields, &target);
-    Some(Target { fingerprint: Fingerprint::of(&target), ..target })
+    Some(Target { fingerprint: Fingerprint::of(&target, ""), ..target })
 }
 
 /// Rules that need more than one field.

@@ -81,11 +81,11 @@ pub struct Target {
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    fn of(target: &Target) -> Self {
+    fn of(target: &Target, way: &str) -> Self {
         let Target { id, mode, provider, base, network, allowlist, tls, .. } = target;
         // The text of `Debug` shows every field of theirs, and is never shown itself.
         let text = format!("{:?}", (id, mode, &provider.key, base, network, allowlist, tls));
-        let digest: [u8; 32] = Sha256::digest(text).into();
+        let digest: [u8; 32] = Sha256::new().chain_update(text).chain_update(way).finalize().into();
         Self(digest.first_chunk().copied().unwrap_or_default())
     }
 }
@@ -117,6 +117,19 @@ impl Source {
 }
 
 impl Target {
+    /// The same target as one of a configuration of this generation. `way` says what the tunnels and
+    /// the resolver that it names are there, for targets that name any.
+    #[must_use]
+    pub fn adopted(self, generation: u64, way: impl FnOnce(&Network) -> String) -> Self {
+        let Network { tunnels, resolver, .. } = &self.network;
+        let fingerprint = if tunnels.is_empty() && resolver.is_none() {
+            self.fingerprint
+        } else {
+            Fingerprint::of(&self, &way(&self.network))
+        };
+        Self { generation, fingerprint, ..self }
+    }
+
     /// Whether CONNECT may be used: never where bodies must be signed, else as `connect` says; by
     /// default only where no base path would have to be watched over.
     pub fn connect_allowed(&self) -> bool {

@@ -143,6 +143,11 @@ impl Tunnel {
         self.core.settings.url()
     }
 
+    /// What it is, without secrets: equal texts stand for the same way, restarts included.
+    pub fn definition(&self) -> String {
+        format!("{:?}", self.core.settings)
+    }
+
     /// What is known of it.
     pub fn status(&self) -> TunnelStatus {
         let Core { name, settings, health, meter, .. } = &*self.core;

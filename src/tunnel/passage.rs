@@ -62,6 +62,11 @@ impl Passage {
         (!tunnels.is_empty()).then(|| Self { tunnels: tunnels.into(), ids, no_name_server })
     }
 
+    /// What they are, without secrets.
+    pub fn definitions(&self) -> Vec<String> {
+        self.tunnels.iter().map(|tunnel| tunnel.definition()).collect()
+    }
+
     /// The name of the tunnel that would be tried first now.
     ///
     /// # Errors

@@ -568,6 +568,71 @@ async fn a_hop_that_is_down_fails_at_once_and_comes_back_by_itself() {
     assert!(text.contains("egress_tunnel_up{tunnel=\"acme\"} 1"), "{text}");
 }
 
+/// A hop that goes silent: what is open stays open, and whoever comes is not answered.
+#[tokio::test]
+async fn a_stream_that_is_bound_ends_with_its_tunnel_and_no_other_does() {
+    let (mute, is_mute) = tokio::sync::watch::channel(false);
+    let hop = Scripted::new(move |mut stream| {
+        let is_mute = is_mute.clone();
+        async move {
+            if *is_mute.borrow() {
+                return std::future::pending().await;
+            }
+            stream.read_exact(&mut [0; 3]).await?;
+            stream.write_all(&[5, 0]).await?;
+            stream.read_exact(&mut [0; 10]).await?;
+            stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+            echo(stream).await
+        }
+    })
+    .await;
+    let tunnel = tunnel(socks(hop.address), Duration::from_millis(500));
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(open(&tunnel, private()).await.unwrap());
+    }
+    let [mut until_down, mut until_lost, mut carrying, free] =
+        <[TunnelStream; 4]>::try_from(streams).unwrap();
+    until_down.until_down();
+    until_lost.until_lost();
+    carrying.until_lost();
+
+    mute.send_replace(true);
+    // Side by side they are one failure.
+    let failures = tokio::join!(failure(&tunnel), failure(&tunnel));
+    assert_eq!(failures, (TunnelError::Timeout, TunnelError::Timeout));
+    let broken = |read: io::Result<u8>| {
+        let error = read.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let failure = PassageError::of_stream(&error).unwrap();
+        assert_eq!((&*failure.tunnel, &failure.error), ("acme", &TunnelError::Timeout));
+    };
+    broken(timeout(SOON, until_down.read_u8()).await.unwrap());
+    carries(carrying, b"").await;
+
+    let mut waiting = Box::pin(until_lost.read_u8());
+    let still = timeout(Duration::ZERO, &mut waiting).await.is_err();
+    assert!(still, "one failure is no loss");
+    assert_eq!(failure(&tunnel).await, TunnelError::Timeout);
+    broken(timeout(SOON, waiting).await.unwrap());
+    broken(timeout(SOON, until_lost.read_u8()).await.unwrap());
+    carries(free, b"").await;
+
+    mute.send_replace(false);
+    let mut back = open(&tunnel, private()).await.unwrap();
+    back.until_lost();
+    assert_eq!(failure_after(&mute, &tunnel).await, TunnelError::Timeout);
+    carries(back, b"").await;
+}
+
+/// The far end is silent for one attempt, and back for the next.
+async fn failure_after(mute: &tokio::sync::watch::Sender<bool>, tunnel: &Tunnel) -> TunnelError {
+    mute.send_replace(true);
+    let error = failure(tunnel).await;
+    mute.send_replace(false);
+    error
+}
+
 #[tokio::test]
 async fn a_silent_target_does_not_take_the_tunnel_from_others() {
     let hop = Scripted::new(|mut stream| async move {
@@ -706,7 +771,7 @@ async fn a_stream_of_a_tunnels_own_is_carried_counted_and_reset() {
     let meter = Arc::new(Meter::new(&Metrics::new().unwrap(), "own"));
     let own = Box::new(Own(near, Arc::clone(&was_reset)));
     let mut stream =
-        TunnelStream::new(stream::Link::Channel(own), b"early"[..].into(), meter.open());
+        TunnelStream::new(stream::Link::Channel(own), b"early"[..].into(), meter.open(), None);
     stream.write_all(b"up").await.unwrap();
     far.read_exact(&mut [0; 2]).await.unwrap();
     far.write_all(b"down").await.unwrap();
