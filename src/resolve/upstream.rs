@@ -30,6 +30,10 @@ const PROBE_DELAY: Duration = Duration::from_millis(100);
 /// of the lookup is dropped at its end.
 const ANSWER_SHARE: f64 = 0.9;
 
+/// How often a question is asked again whose connection through a tunnel broke: with a tunnel all
+/// connections through it break, and hickory may keep several, as questions came side by side.
+const ASKED_AGAIN_MAX: u8 = 3;
+
 /// All configured servers.
 pub(super) struct Upstreams {
     servers: Vec<Upstream>,
@@ -44,6 +48,8 @@ struct Upstream {
     /// keeps connections open. Failing over is done here instead, as a pool of several takes
     /// the SERVFAIL of one for the answer of all.
     pool: NameServerPool<Provider>,
+    /// How often a question is asked again whose connection broke; hickory asks once more itself.
+    again: u8,
 }
 
 /// What a server says about a name that it could look up.
@@ -84,6 +90,7 @@ impl Upstreams {
                 Arc::clone(if has_datagrams(server, direct) { &by_datagram } else { &kept }),
                 provider.clone(),
             ),
+            again: if direct { 0 } else { ASKED_AGAIN_MAX },
         };
         let share = u32::try_from(servers.len()).unwrap_or(u32::MAX);
         let delay = timeout.checked_div(share).unwrap_or(SERVER_DELAY).min(SERVER_DELAY);
@@ -131,7 +138,16 @@ impl Upstreams {
 
 impl Upstream {
     async fn send(&self, query: Query) -> Result<DnsResponse, NetError> {
-        self.pool.lookup(query, DnsRequestOptions::default()).first_answer().await
+        let mut again = self.again;
+        loop {
+            let asked = self.pool.lookup(query.clone(), DnsRequestOptions::default());
+            match asked.first_answer().await {
+                Err(error) if again > 0 && error.is_connection_closed() => {
+                    again = again.saturating_sub(1);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn responds(&self) -> Result<(), NetError> {

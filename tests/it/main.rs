@@ -66,6 +66,7 @@ mod telemetry;
 mod tls_targets;
 mod tunnels;
 mod tunnels_e2e;
+mod tunnels_silent;
 mod upgrade;
 mod webhook;
 mod webhook_h2;

@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 76, 10, 1));
 /// The customer's end of the cable, where hops listen.
 pub(crate) const HOP: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 76, 10, 2));
+/// Behind the cable: a second address for hops.
+pub(crate) const HOP_2: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 76, 11, 2));
 /// A host inside.
 pub(crate) const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 30, 0, 5));
 /// A second host inside.
@@ -51,11 +53,12 @@ impl Far {
         lab::ip("link set near0 up");
         let far = Self { jobs };
         far.ip("link set lo up").await;
-        for address in [INSIDE, INSIDE_2, INSIDE_DNS] {
+        for address in [HOP_2, INSIDE, INSIDE_2, INSIDE_DNS] {
             far.ip(&format!("addr add {address}/32 dev lo")).await;
         }
         far.ip(&format!("addr add {HOP}/30 dev far0")).await;
         far.plug_in().await;
+        lab::ip(&format!("route add {HOP_2}/32 via {HOP} dev near0"));
         far
     }
 
@@ -68,6 +71,16 @@ impl Far {
     /// Pulls the cable: packets are lost from now on, and nobody says so.
     pub(crate) async fn pull(&self) {
         self.ip("link set far0 down").await;
+    }
+
+    /// From now on nothing comes back from this address: what is open stays open, and says nothing.
+    pub(crate) async fn silence(&self, address: IpAddr) {
+        self.ip(&format!("rule add from {address}/32 blackhole")).await;
+    }
+
+    /// Ends that.
+    pub(crate) async fn restore(&self, address: IpAddr) {
+        self.ip(&format!("rule del from {address}/32 blackhole")).await;
     }
 
     /// Runs this inside; the sockets that it opens are of that network.

@@ -17,9 +17,14 @@ const SECRET: &str = "a-signing-secret-of-the-hook";
 /// A gateway with the webhook target `hook`, whose receiver is at `acme.example`, and the receiver's
 /// TLS.
 pub(crate) fn config(lab: &Lab) -> (Config, Tls) {
+    config_with(lab, "")
+}
+
+/// The same with further fields of the target.
+pub(crate) fn config_with(lab: &Lab, fields: &str) -> (Config, Tls) {
     let (ca, tls) = lab.acme();
     let secret = lab.secret("hook-secret", SECRET);
-    let fields = format!("signing_secret = {{ file = \"{}\" }}", secret.display());
+    let fields = format!("signing_secret = {{ file = \"{}\" }}\n{fields}", secret.display());
     (lab.config().trusting(&ca).webhook("hook", "https://acme.example/hook", &fields), tls)
 }
 
