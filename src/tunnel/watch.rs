@@ -14,7 +14,10 @@ use super::{Core, Tunnel};
 /// How long after its last answer a far end is probed; traffic is an answer too.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// The same when there is reason to doubt that it still answers.
+/// How often it is looked whether a connector is connected: that is known here, and asks nobody.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// [`INTERVAL`] when there is reason to doubt that it still answers.
 const DOUBTED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long after it went down a far end is probed for the first time. Doubles up to
@@ -51,7 +54,7 @@ async fn watch(core: Arc<Core>) {
                 tracing::warn!(tunnel = name, %error, "a tunnel is down");
             }
             failures = failures.saturating_add(1);
-            pause(&core, retry_after(failures)).await;
+            pause(&core, retry_after(failures).min(interval(&core))).await;
         } else {
             if failures > 0 {
                 tracing::info!(tunnel = name, "a tunnel is up again");
@@ -74,16 +77,20 @@ async fn pause(core: &Core, time: Duration) {
 
 /// Waits until the far end has been silent for a while, or is found to be down.
 async fn while_it_answers(core: &Core) {
-    let jitter = spread(INTERVAL);
+    let usual = spread(interval(core));
     loop {
         let known = core.health.known();
-        let interval = if core.health.is_doubted() { DOUBTED_INTERVAL } else { jitter };
+        let interval = if core.health.is_doubted() { usual.min(DOUBTED_INTERVAL) } else { usual };
         let due = after(known.answered.unwrap_or_else(Instant::now), interval);
         if known.down.is_some() || due <= Instant::now() {
             return;
         }
         let _early = timeout_at(due, core.health.turned()).await;
     }
+}
+
+fn interval(core: &Core) -> Duration {
+    if core.kind.standing().is_some() { LOOK_INTERVAL } else { INTERVAL }
 }
 
 fn retry_after(failures: u32) -> Duration {
