@@ -142,7 +142,7 @@ impl Upstream {
         loop {
             let asked = self.pool.lookup(query.clone(), DnsRequestOptions::default());
             match asked.first_answer().await {
-                Err(error) if again > 0 && error.is_connection_closed() => {
+                Err(error) if again > 0 && is_broken(&error) => {
                     again = again.saturating_sub(1);
                 }
                 answer => return answer,
@@ -172,6 +172,12 @@ impl Upstream {
         }
         result
     }
+}
+
+/// Whether the connection broke under a question. hickory has words and no kind for one that waited
+/// to be written when that happened.
+fn is_broken(error: &NetError) -> bool {
+    error.is_connection_closed() || matches!(error, NetError::Message(_) | NetError::Msg(_))
 }
 
 fn reply(query: &Query, response: DnsResponse) -> Result<Reply, ResolveError> {
