@@ -511,7 +511,7 @@ async fn datagrams_of_any_size_alone_or_joined_neither_panic_nor_cut_a_stream() 
     // somebody in the middle, who learns where the gateway's socket is
     let middle = Arc::new(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
     let behind = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    behind.connect(peer.address).await.unwrap();
+    let to_peer = peer.address;
     let (found, gateway) = tokio::sync::watch::channel(None);
     let own = Arc::clone(&middle);
     let relay = async move {
@@ -520,9 +520,9 @@ async fn datagrams_of_any_size_alone_or_joined_neither_panic_nor_cut_a_stream() 
             tokio::select! {
                 Ok((count, from)) = own.recv_from(&mut out) => {
                     found.send_replace(Some(from));
-                    behind.send(&out[..count]).await.unwrap();
+                    behind.send_to(&out[..count], to_peer).await.unwrap();
                 }
-                Ok(count) = behind.recv(&mut back) => {
+                Ok((count, _)) = behind.recv_from(&mut back) => {
                     let to = found.borrow().unwrap();
                     own.send_to(&back[..count], to).await.unwrap();
                 }
