@@ -14,11 +14,7 @@ mod scenes;
 mod screen;
 mod stage;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
@@ -32,7 +28,7 @@ use self::{
     screen::{Screen, Style},
     stage::Stage,
 };
-use super::small_runtime;
+use super::{fail, small_runtime};
 
 /// Longest time that the demo takes, whatever happens. It usually takes a second.
 const DEMO_TIMEOUT: Duration = Duration::from_mins(1);
@@ -70,14 +66,7 @@ pub(super) fn run() -> ExitCode {
         (Ok(_), Some(error)) => Err(anyhow!("standard output: {error}")),
         (outcome, _) => outcome,
     };
-    outcome.map_or_else(
-        |error| {
-            // Where standard error is gone too, the exit code has to do.
-            let _ignored = writeln!(io::stderr(), "egress-gateway: the demo failed: {error:#}");
-            ExitCode::FAILURE
-        },
-        ExitCode::from,
-    )
+    outcome.map_or_else(|error| fail(format_args!("the demo failed: {error:#}"), 1), ExitCode::from)
 }
 
 /// Ready with the number of a signal that ends the demo, so that what it has started ends with it.
