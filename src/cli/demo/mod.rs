@@ -1,13 +1,18 @@
 //! `demo`: a real gateway and real receivers on loopback, and each policy decision as it happens.
 //!
-//! The gateway is this very program as `serve`; name server, receiver and client run here. The demo
-//! checks itself: what does not come out as announced is printed, and the exit code tells.
+//! The gateway is this very program as `serve`, and the connector as `connector`; name server,
+//! receivers, the other ends of tunnels and the client run here. The demo checks itself: what does
+//! not come out as announced is printed, and the exit code tells.
 
 mod client;
+mod connector;
 mod folder;
 mod gateway;
 mod hop;
+mod inside;
 mod name_server;
+mod peer;
+mod process;
 mod receiver;
 mod scene;
 mod scenes;
@@ -103,9 +108,12 @@ async fn show(screen: &mut Screen) -> anyhow::Result<bool> {
         let number = rows.len().saturating_add(1);
         rows.push(play(&mut stage, screen, number, &scene).await?);
     }
-    stage.stop_hop().await;
-    let (number, scene) = (rows.len().saturating_add(1), scenes::without_its_hop(&stage));
-    rows.push(play(&mut stage, screen, number, &scene).await?);
+    stage.inside.stop_hop().await;
+    stage.inside.stop_connector(&mut stage.gateway).await?;
+    for scene in scenes::without_their_tunnels(&stage) {
+        let number = rows.len().saturating_add(1);
+        rows.push(play(&mut stage, screen, number, &scene).await?);
+    }
     sum_up(screen, &rows, began.elapsed());
     Ok(rows.iter().all(|row| row.as_announced))
 }
