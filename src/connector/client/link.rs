@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, SEND_BUFFER_BYTES,
+        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, PATIENCE, SEND_BUFFER_BYTES,
         STREAM_WINDOW_BYTES, STREAMS_MAX,
         alive::{self, Heard, Wire},
         gateway::LEAVING,
@@ -111,7 +111,10 @@ impl Link {
         let mut pings = connection.ping_pong();
         let mut silent = pin!(async {
             match &mut pings {
-                Some(pings) => alive::until_silent(pings, heard, network::changed, |_| ()).await,
+                Some(pings) => {
+                    let nudge = network::changed;
+                    alive::until_silent(pings, heard, PATIENCE, nudge, |_| ()).await;
+                }
                 None => pending().await,
             }
         });
