@@ -10,18 +10,15 @@ pub mod gateway;
 pub mod keys;
 pub mod token;
 
-mod alive;
 mod hello;
 mod reply;
-mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use alive::Patience;
+use crate::multiplex::Patience;
 pub use hello::Why;
-pub use stream::Stream;
 
 /// How long a link may be silent: a dead one is noticed 25 seconds after its last byte.
 const PATIENCE: Patience =

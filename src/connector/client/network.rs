@@ -43,8 +43,8 @@ mod tests {
 
     use super::*;
 
-    fn at(last: u8) -> Option<Vec<IpAddr>> {
-        Some(vec![Ipv4Addr::new(10, 0, 0, last).into()])
+    fn at(last: u8) -> Vec<IpAddr> {
+        vec![Ipv4Addr::new(10, 0, 0, last).into()]
     }
 
     /// At which look a change is noticed that has happened before the fourth; `None`: at none.
@@ -60,14 +60,16 @@ mod tests {
 
     #[tokio::test]
     async fn other_addresses_are_noticed_at_the_next_look() {
-        for (before, after) in [(at(1), at(2)), (at(1), Some(vec![])), (Some(vec![]), at(1))] {
-            assert_eq!(noticed(before, after).await, Some(4));
+        for (before, after) in [(at(1), at(2)), (at(1), vec![]), (vec![], at(1))] {
+            assert_eq!(noticed(Some(before), Some(after)).await, Some(4));
         }
     }
 
     #[tokio::test]
     async fn what_stays_or_cannot_be_read_is_no_change() {
-        for (before, after) in [(at(1), at(1)), (at(1), None), (None, at(1))] {
+        for (before, after) in
+            [(Some(at(1)), Some(at(1))), (Some(at(1)), None), (None, Some(at(1)))]
+        {
             assert_eq!(noticed(before, after).await, None);
         }
     }

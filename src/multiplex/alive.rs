@@ -1,69 +1,25 @@
 //! Whether the other end is still there: any byte is a sign of life, and silence is asked about.
 
-use std::{
-    io::{self, IoSlice},
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
 
 use h2::{Ping, PingPong};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::wire::Heard;
 
 /// How long the other end may be silent. Both together: a dead connection is noticed so long after
 /// its last byte.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// Before it is asked.
-    pub(super) unasked: Duration,
+    pub(crate) unasked: Duration,
     /// Once it is asked.
-    pub(super) asked: Duration,
-}
-
-/// A stream that notes when bytes arrive.
-#[derive(Debug)]
-pub(super) struct Wire<S> {
-    stream: S,
-    heard: Heard,
-}
-
-/// When a byte has last arrived.
-#[derive(Clone, Debug)]
-pub(super) struct Heard {
-    began: Instant,
-    /// Microseconds since then.
-    last: Arc<AtomicU64>,
-}
-
-impl Heard {
-    fn note(&self) {
-        let since = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.last.store(since, Ordering::Relaxed);
-    }
-
-    fn last(&self) -> Instant {
-        let since = Duration::from_micros(self.last.load(Ordering::Relaxed));
-        self.began.checked_add(since).unwrap_or(self.began)
-    }
-}
-
-impl<S> Wire<S> {
-    pub(super) fn new(stream: S) -> (Self, Heard) {
-        let heard = Heard { began: Instant::now(), last: Arc::default() };
-        (Self { stream, heard: heard.clone() }, heard)
-    }
+    pub(crate) asked: Duration,
 }
 
 /// Asks once, and gives the round trip; `None` when the connection is gone. Somebody else has to
 /// keep the connection moving meanwhile.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     pings: &mut PingPong,
     heard: &Heard,
     patience: Patience,
@@ -83,7 +39,7 @@ pub(super) async fn ask(
 
 /// Ready when the other end was silent, was asked, and stayed silent. `nudge` makes it be asked
 /// at once; each round trip is shown to `note`.
-pub(super) async fn until_silent(
+pub(crate) async fn until_silent(
     pings: &mut PingPong,
     heard: &Heard,
     patience: Patience,
@@ -110,62 +66,21 @@ fn after(since: Instant, wait: Duration) -> Instant {
     since.checked_add(wait).unwrap_or(since)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
-            self.heard.note();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, sync::atomic::AtomicUsize};
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
+    use bytes::Bytes;
     use tokio::{
         io::{AsyncWriteExt as _, DuplexStream, duplex},
         task::JoinSet,
         time::sleep,
     };
 
-    use super::*;
+    use super::{super::wire::Wire, *};
 
     /// More than these connections ever hold.
     const ROOM: usize = 1 << 20;
@@ -189,7 +104,8 @@ mod tests {
     }
 
     async fn end(stream: DuplexStream) -> End {
-        let (wire, heard) = Wire::new(stream);
+        let wire = Wire::new(Bytes::new(), stream);
+        let heard = wire.heard();
         let (requests, mut connection) = h2::client::handshake(wire).await.unwrap();
         let pings = connection.ping_pong().unwrap();
         let mut driven = JoinSet::new();
@@ -276,7 +192,7 @@ mod tests {
         let mut nudges = [()].into_iter();
         let nudge = async || {
             if nudges.next().is_none() {
-                pending().await
+                pending::<()>().await;
             }
         };
         until_silent(&mut end.pings, &end.heard, patience, nudge, |_| ()).await;
