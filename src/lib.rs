@@ -27,6 +27,7 @@ pub mod carrier;
 pub mod connector;
 pub mod dial;
 pub mod egress;
+pub mod multiplex;
 pub mod resolve;
 pub mod tls;
 pub mod tunnel;

@@ -28,8 +28,20 @@ const OUTCOMES: &[(&str, &str)] = &[
     ("200", "replayed"),
     ("SELF_HOSTED_BASE_URL_UNSAFE", "redirect_blocked"),
     ("SELF_HOSTED_TLS_INVALID", "tls_expired"),
-    ("200", "tunnelled"),
+    ("200", "wiki"),
+    ("200", "docs"),
+    ("200", "builds"),
+    ("200", "desk"),
     ("SELF_HOSTED_TUNNEL_UNREACHABLE", "tunnel_unreachable"),
+    ("SELF_HOSTED_TUNNEL_UNREACHABLE", "tunnel_unreachable"),
+];
+
+/// The private hosts, the tunnel that each is behind, and the address that this is asked for.
+const TUNNELS: &[(&str, &str, &str)] = &[
+    ("wiki", "acme-socks5", "10.20.0.9"),
+    ("docs", "acme-proxy", "10.20.0.9"),
+    ("builds", "acme-wireguard", "10.20.0.9"),
+    ("desk", "acme-connector", "127.0.0.9"),
 ];
 
 /// The demo in a folder of its own, with another one for temporary files.
@@ -95,7 +107,7 @@ fn every_decision_is_shown_as_announced_with_the_gateways_own_log_line() {
             "replayed" => ["200, with X-WebRiskOps-Replayed: true", "was not asked again"],
             "redirect_blocked" => ["to https://files.unknown.example\n", "went no further"],
             "tls_expired" => ["old.acme.example expired on 2020", "no request reached"],
-            "tunnelled" => ["TLSv1.3, 200, wiki.acme.example received GET", "was reached"],
+            "wiki" | "docs" | "builds" | "desk" => ["TLSv1.3, 200, ", "was reached"],
             _ => ["", "not a byte reached the receiver"],
         };
         for text in shows {
@@ -103,11 +115,17 @@ fn every_decision_is_shown_as_announced_with_the_gateways_own_log_line() {
         }
         if *code == "200" {
             assert_eq!(log["decision"], "allowed", "{scene}");
-            let inside =
-                log["pinned"].as_str().is_some_and(|pinned| pinned.starts_with("10.20.0.9:"));
-            let through = (log["route"] == "acme", inside);
-            let tunnelled = *cause == "tunnelled";
-            assert_eq!(through, (tunnelled, tunnelled), "{scene}");
+            let (pinned, _) = log["pinned"].as_str().unwrap_or_default().rsplit_once(':').unzip();
+            let tunnel = TUNNELS.iter().find(|(host, ..)| host == cause);
+            let Some((host, route, address)) = tunnel else {
+                assert!(log["route"] == "direct" || *cause == "replayed", "{scene}");
+                continue;
+            };
+            assert_eq!((log["route"].as_str(), pinned), (Some(*route), Some(*address)), "{scene}");
+            assert!(
+                scene.contains(&format!("{host}.acme.example received GET /{host}")),
+                "{scene}"
+            );
             continue;
         }
         assert_eq!((&log["code"], &log["cause"]), (&(*code).into(), &(*cause).into()));

@@ -43,7 +43,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("tls", "origin target"),
     ("tunnel::error", "reason"),
     ("forward::pump", ""),
-    ("connector", "dial forward::pump origin policy store telemetry tunnel::error"),
+    ("multiplex", ""),
+    ("connector", "dial forward::pump multiplex origin policy store telemetry tunnel::error"),
     (
         "tunnel",
         "connector dial origin policy reason resolve secret target telemetry tls tunnel::error",
@@ -84,7 +85,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     ("explain", "client destination gateway origin policy reason target view"),
     ("server::head", ""),
-    ("server", "forward gateway problem reason telemetry"),
+    ("server", "forward gateway multiplex problem reason telemetry"),
     // the program
     (
         "admin",

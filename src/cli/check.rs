@@ -1,14 +1,10 @@
 //! `check`: one connectivity check, step by step, and what each control makes of it.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
 
 use http::HeaderMap;
 
-use super::{Files, USAGE, check_remote, check_table, explain, fail, small_runtime};
+use super::{Files, USAGE, check_remote, check_table, explain, fail, out, small_runtime};
 use crate::{
     check::{Check, State, Step, StepName, walk},
     client::Clients,
@@ -89,19 +85,19 @@ async fn live(view: &View, target: &Arc<Target>, json: bool) -> Check {
     let id = ulid::Ulid::new().to_string().into();
     let check = walk(view, target, id, &mut |step| progress.ended(step)).await;
     if !json {
-        println!();
+        out::progress("\n");
     }
     check
 }
 
 /// Prints a check and gives the exit code for it.
 fn show(check: &Check, json: bool) -> ExitCode {
-    if json {
-        println!("{}", serde_json::to_string_pretty(check).unwrap_or_default());
+    let text = if json {
+        serde_json::to_string_pretty(check).unwrap_or_default()
     } else {
-        print!("{}", check_table::render(check));
-    }
-    ExitCode::from(u8::from(check.state != State::Ready))
+        check_table::render(check)
+    };
+    out::result(text.trim_end(), ExitCode::from(u8::from(check.state != State::Ready)))
 }
 
 /// Steps as they end: on a terminal with the one under way below, else a plain line each.
@@ -120,16 +116,14 @@ impl Progress {
             return;
         }
         let clear = if self.terminal { "\r\x1b[K" } else { "" };
-        println!("{clear}{}", check_table::line(step));
+        out::progress(format_args!("{clear}{}\n", check_table::line(step)));
         let after = StepName::ALL.iter().skip_while(|name| **name != step.name).nth(1);
         self.under_way(after.copied());
     }
 
     fn under_way(&self, step: Option<StepName>) {
         if let (false, true, Some(step)) = (self.silent, self.terminal, step) {
-            print!("…        {}", step.as_str());
-            // A terminal that is gone shows nothing, and there is nobody to tell.
-            drop(std::io::stdout().flush());
+            out::progress(format_args!("…        {}", step.as_str()));
         }
     }
 }

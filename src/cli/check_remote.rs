@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     admin_api::{self, AskError},
     check::Arguments,
-    check_table, small_runtime,
+    check_table, out, small_runtime,
 };
 use crate::{check::Check, target::TargetId};
 
@@ -46,14 +46,14 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<Check> {
     small_runtime()?.block_on(async {
         let id = admin.find(&arguments.what).await?;
         if !arguments.json && std::io::stderr().is_terminal() {
-            eprintln!("the gateway at {address} checks {id} …");
+            out::note(format_args!("the gateway at {address} checks {id} …"));
         }
         let check = admin.check(&id).await?;
         if !arguments.json {
             for step in &check.steps {
-                println!("{}", check_table::line(step));
+                out::progress(format_args!("{}\n", check_table::line(step)));
             }
-            println!();
+            out::progress("\n");
         }
         Ok(check)
     })

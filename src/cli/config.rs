@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Files, USAGE};
+use super::{Files, USAGE, out};
 use crate::config;
 
 /// Validates and reports. Exit 0 when there is nothing to mend.
@@ -11,15 +11,15 @@ pub(super) fn check(files: &Files) -> ExitCode {
     match config::load(&files) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
+                out::note(format_args!("warning: {warning}"));
             }
             let targets = loaded.config.targets.len();
             let clients = loaded.config.clients.len();
-            println!("configuration is valid: {targets} targets, {clients} clients");
-            ExitCode::SUCCESS
+            let text = format!("configuration is valid: {targets} targets, {clients} clients");
+            out::result(text, ExitCode::SUCCESS)
         }
         Err(invalid) => {
-            eprintln!("{invalid}");
+            out::note(invalid);
             ExitCode::from(USAGE)
         }
     }

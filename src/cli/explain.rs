@@ -1,10 +1,10 @@
 //! `explain`: the decision for one request, rule by rule.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
 use http::Method;
 
-use super::{Files, USAGE, fail, small_runtime};
+use super::{Files, USAGE, fail, out, small_runtime};
 use crate::{
     config,
     explain::{Explanation, Question, What, explain},
@@ -70,12 +70,12 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     });
     match explanation {
         Ok(explanation) => {
-            if arguments.json {
-                println!("{}", serde_json::to_string_pretty(&explanation).unwrap_or_default());
+            let text = if arguments.json {
+                serde_json::to_string_pretty(&explanation).unwrap_or_default()
             } else {
-                print(&explanation);
-            }
-            ExitCode::from(u8::from(explanation.decision == "refused"))
+                in_words(&explanation)
+            };
+            out::result(text, ExitCode::from(u8::from(explanation.decision == "refused")))
         }
         Err(error) => fail(format!("{error:#}"), USAGE),
     }
@@ -108,26 +108,29 @@ pub(super) async fn view(config: config::Config, offline: bool) -> anyhow::Resul
     Ok(View::new(config, listeners, &shared, None)?)
 }
 
-fn print(explanation: &Explanation) {
+fn in_words(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    // Writing to a text never fails.
     for rule in &explanation.rules {
         let detail = rule.detail.as_deref().map(|detail| format!("  {detail}")).unwrap_or_default();
-        println!("{:<10} {}{detail}", rule.verdict, rule.name);
+        let _ = writeln!(text, "{:<10} {}{detail}", rule.verdict, rule.name);
     }
     for address in &explanation.addresses {
-        println!(
+        let _ = writeln!(
+            text,
             "{:<10} {:<24} {:<10} {}",
             address.verdict, address.address, address.class, address.source
         );
     }
-    println!();
     if let (Some(code), Some(cause)) = (explanation.code, explanation.cause) {
-        println!("refused: {code} ({cause})");
-        println!("next step: {}", explanation.next_step.as_deref().unwrap_or_default());
+        let next_step = explanation.next_step.as_deref().unwrap_or_default();
+        let _ = write!(text, "\nrefused: {code} ({cause})\nnext step: {next_step}");
     } else {
         let target = explanation.target_id.as_deref().unwrap_or_default();
         let route = explanation.route.as_deref().unwrap_or_default();
         let pinned =
             explanation.pinned.as_deref().unwrap_or("an address that DNS was not asked for");
-        println!("allowed: target {target}, {route}, to {pinned}");
+        let _ = write!(text, "\nallowed: target {target}, {route}, to {pinned}");
     }
+    text
 }

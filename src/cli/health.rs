@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 
-use super::{USAGE, admin_api, fail, small_runtime};
+use super::{USAGE, admin_api, fail, out, small_runtime};
 
 /// Where to ask.
 #[derive(Debug, clap::Args)]
@@ -32,10 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(runtime.block_on(admin_api::ask(address, request, ANSWER_TIMEOUT))?)
     });
     match answer {
-        Ok((StatusCode::OK, _)) => {
-            println!("ready");
-            ExitCode::SUCCESS
-        }
+        Ok((StatusCode::OK, _)) => out::result("ready", ExitCode::SUCCESS),
         Ok((_, body)) => fail(format!("not ready: {}", String::from_utf8_lossy(&body).trim()), 1),
         Err(error) => fail(error, 1),
     }

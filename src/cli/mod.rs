@@ -1,9 +1,4 @@
 //! The commands. Data goes to standard output, everything else to standard error.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is where output has its place"
-)]
 
 mod admin_api;
 mod check;
@@ -15,6 +10,7 @@ mod demo;
 mod explain;
 mod health;
 mod openapi;
+mod out;
 mod serve;
 mod sign;
 mod store;
@@ -24,6 +20,8 @@ mod wireguard;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+use out::fail;
 
 /// An egress gateway: decides for each connection whether it may leave, and where exactly it goes.
 #[derive(Debug, Parser)]
@@ -134,8 +132,9 @@ pub fn run() -> ExitCode {
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            out::result(String::from_utf8_lossy(&script).trim_end(), ExitCode::SUCCESS)
         }
     }
 }
@@ -143,10 +142,4 @@ pub fn run() -> ExitCode {
 /// A runtime for a command that does one thing and ends.
 fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// Prints an error and gives the exit code for it.
-fn fail(error: impl std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("egress-gateway: {error}");
-    ExitCode::from(code)
 }

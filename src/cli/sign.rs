@@ -13,7 +13,7 @@ use rustls::crypto::aws_lc_rs;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{USAGE, fail};
+use super::{USAGE, fail, out};
 use crate::{
     secret::Secret,
     target::{Signing, SigningFormat},
@@ -92,10 +92,7 @@ const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Exit 0 when it is signed, 2 when it cannot be.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match fields(arguments) {
-        Ok(fields) => {
-            print(&fields, arguments.json);
-            ExitCode::SUCCESS
-        }
+        Ok(fields) => out::result(in_words(&fields, arguments.json), ExitCode::SUCCESS),
         Err(error) => fail(format!("{error:#}"), USAGE),
     }
 }
@@ -145,18 +142,17 @@ fn fields(arguments: &Arguments) -> anyhow::Result<Vec<(HeaderName, HeaderValue)
     Ok(sign(&envelope, &body, &keys))
 }
 
-fn print(fields: &[(HeaderName, HeaderValue)], json: bool) {
+fn in_words(fields: &[(HeaderName, HeaderValue)], json: bool) -> String {
     let fields = fields.iter().map(|(name, value)| {
         (written(name).to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
     if json {
         let object: serde_json::Map<_, _> =
             fields.map(|(name, value)| (name, serde_json::Value::from(value))).collect();
-        println!("{}", serde_json::to_string_pretty(&object).unwrap_or_default());
+        serde_json::to_string_pretty(&object).unwrap_or_default()
     } else {
-        for (name, value) in fields {
-            println!("{name}: {value}");
-        }
+        let lines: Vec<_> = fields.map(|(name, value)| format!("{name}: {value}")).collect();
+        lines.join("\n")
     }
 }
 

@@ -1,11 +1,11 @@
 //! `store rotate-key`: seals stored credentials with the current key.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{IsTerminal as _, Write as _, stderr},
     process::ExitCode,
 };
 
-use super::{Files, USAGE, fail, small_runtime};
+use super::{Files, USAGE, fail, out, small_runtime};
 use crate::{
     config,
     seal::Keys,
@@ -56,24 +56,25 @@ pub(super) fn run(command: &Command) -> ExitCode {
 
 /// Says how far it is, where somebody is looking.
 fn progress() -> impl FnMut(u64, u64) {
-    let shown = std::io::stderr().is_terminal();
+    let shown = stderr().is_terminal();
     move |seen, total| {
         if shown {
             let end = if seen == total { "\n" } else { "" };
-            eprint!("\r{seen} of {total}{end}");
-            // Not a reason to stop.
-            drop(std::io::stderr().flush());
+            // That it cannot be shown is no reason to stop.
+            let _ignored = write!(stderr(), "\r{seen} of {total}{end}");
         }
     }
 }
 
 fn tell(resealed: &Resealed, key_id: &str) -> ExitCode {
-    println!("{} credentials sealed anew with key {key_id}", resealed.count);
+    let text = format!("{} credentials sealed anew with key {key_id}", resealed.count);
+    let told = out::result(text, ExitCode::SUCCESS);
     for left in &resealed.left {
-        eprintln!("{} of target {}: {}", left.field.as_str(), left.target_id, left.error);
+        let (field, target_id, error) = (left.field.as_str(), &left.target_id, &left.error);
+        out::note(format_args!("{field} of target {target_id}: {error}"));
     }
     match resealed.left.len() {
-        0 => ExitCode::SUCCESS,
+        0 => told,
         left => fail(format!("{left} credentials are left as they were"), 1),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    USAGE, fail,
+    USAGE, fail, out,
     sign::{body, secret, unix_seconds},
 };
 use crate::{
@@ -51,10 +51,7 @@ pub(super) struct Arguments {
 /// Exit 0 when it verifies, 1 with the reason when not, 2 when that cannot be told.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match judge(arguments) {
-        Ok(Ok(verified)) => {
-            print(&verified);
-            ExitCode::SUCCESS
-        }
+        Ok(Ok(verified)) => out::result(in_words(&verified), ExitCode::SUCCESS),
         Ok(Err(error)) => fail(format!("not verified: {error} ({})", error.cause()), 1),
         Err(error) => fail(format!("{error:#}"), USAGE),
     }
@@ -85,8 +82,7 @@ fn field(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
 }
 
-fn print(verified: &Verified) {
-    println!("verified");
+fn in_words(verified: &Verified) -> String {
     let rows = [
         ("timestamp", Some(verified.timestamp.to_string())),
         ("nonce", verified.nonce.clone()),
@@ -94,9 +90,6 @@ fn print(verified: &Verified) {
         ("event", verified.event.clone()),
         ("schema", verified.schema.clone()),
     ];
-    for (name, value) in rows {
-        if let Some(value) = value {
-            println!("{name:<16} {value}");
-        }
-    }
+    let known = rows.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    known.fold("verified".to_owned(), |text, (name, value)| format!("{text}\n{name:<16} {value}"))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use zeroize::Zeroizing;
 
-use super::fail;
+use super::{fail, out};
 use crate::tunnel::wireguard::PrivateKey;
 
 /// What to do with keys.
@@ -54,10 +54,7 @@ pub(super) fn run(command: &Command) -> ExitCode {
         Command::Pubkey { private_key_file } => read(private_key_file),
     };
     match public {
-        Ok(public) => {
-            println!("{public}");
-            ExitCode::SUCCESS
-        }
+        Ok(public) => out::result(public, ExitCode::SUCCESS),
         Err(error) => fail(format!("{error:#}"), 1),
     }
 }

@@ -10,15 +10,19 @@ pub mod gateway;
 pub mod keys;
 pub mod token;
 
-mod alive;
 mod hello;
 mod reply;
-mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
+use crate::multiplex::Patience;
 pub use hello::Why;
-pub use stream::Stream;
+
+/// How long a link may be silent: a dead one is noticed 25 seconds after its last byte.
+const PATIENCE: Patience =
+    Patience { unasked: Duration::from_secs(10), asked: Duration::from_secs(15) };
 
 /// Streams that may be open at once on one connection.
 const STREAMS_MAX: u16 = 1024;

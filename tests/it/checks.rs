@@ -423,24 +423,19 @@ fn packet_filters_that_drop_or_reject() {
             ("reject with icmp type port-unreachable", "connect_prohibited", (BLOCKED, "blocked")),
             ("reject with tcp reset", "connect_refused", refused),
         ] {
-            nft("add table inet lab");
-            nft("add chain inet lab in { type filter hook input priority 0 ; }");
-            nft(&format!("add rule inet lab in ip daddr {PUBLIC} tcp dport 443 {verdict}"));
+            lab::nft("add table inet lab");
+            lab::nft("add chain inet lab in { type filter hook input priority 0 ; }");
+            lab::nft(&format!("add rule inet lab in ip daddr {PUBLIC} tcp dport 443 {verdict}"));
             let told = check(&lab, &config, "acme").await;
             let owner = if cause == "network_unreachable" { "operator" } else { "customer" };
             let statuses = ["ok", "skipped", firewall, "unreachable"];
             told.assert(["blocked", code, cause, owner], statuses);
-            nft("delete table inet lab");
+            lab::nft("delete table inet lab");
         }
         assert_eq!(origin.accepted(), 0);
         let told = check(&lab, &config, "acme").await;
         told.assert(["ready", "", "", ""], ["ok", "valid", "open", "direct"]);
     });
-}
-
-fn nft(words: &str) {
-    let output = std::process::Command::new("nft").arg(words).output().expect("nft starts");
-    assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

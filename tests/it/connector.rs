@@ -20,7 +20,7 @@ use egress_gateway::{
 };
 use std::{
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Output},
@@ -137,10 +137,15 @@ impl Connector {
     }
 
     async fn event(&self, message: &str) -> Event {
-        eventually(&format!("the connector says {message}"), async || {
+        self.events(message, 1).await
+    }
+
+    /// Waits until it has said this so many times; the last.
+    async fn events(&self, message: &str, count: usize) -> Event {
+        eventually(&format!("the connector says {message} {count} times"), async || {
             let log = self.log.lock().unwrap();
             let events = log.iter().filter_map(|line| serde_json::from_str(line).ok());
-            events.map(Event).find(|event| event.text("message") == message)
+            events.map(Event).filter(|event| event.text("message") == message).nth(count - 1)
         })
         .await
     }
@@ -334,6 +339,82 @@ fn a_gateway_with_another_key_gets_nothing() {
         let event = connector.event("not connected").await;
         assert!(event.text("error").contains("another key than the pinned one"), "{event:?}");
         assert_eq!(gateway.connectors.status("acme").links, 0);
+    });
+}
+
+/// Makes connections to the listener come from this address.
+fn dial_from(address: IpAddr) {
+    lab::ip(&format!("route replace local 127.0.0.1 dev lo table local src {address}"));
+}
+
+#[test]
+fn a_link_whose_address_is_gone_is_dialled_anew_at_once() {
+    lab::run(async |lab| {
+        let _echo = Receiver::echo((PRIVATE, 443));
+        let gateway = Gateway::start(&lab).await;
+        let config = gateway.enrolled(&lab, "c", "10.20.0.0/16:443").await;
+        dial_from(PRIVATE_2);
+        let connector = Connector::start(&config);
+        gateway.linked(1).await;
+        let mut stream = gateway.connectors.open("acme", at(443)).await.unwrap();
+        lab::ip(&format!("addr del {PRIVATE_2}/32 dev lo"));
+        let gone = Instant::now();
+        dial_from(PRIVATE);
+        let event = connector.event("not connected").await;
+        assert!(event.text("error").contains("this machine's address has changed"), "{event:?}");
+        connector.events("connected", 2).await;
+        // a link that is only silent takes 25 seconds, and what asks because of a change 15
+        assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+        // the gateway has the new link in place of the one before, whose streams end
+        assert!(within("the stream ends", stream.read_u8()).await.is_err());
+        gateway.linked(1).await;
+        gateway.connectors.open("acme", at(443)).await.unwrap();
+    });
+}
+
+#[test]
+fn another_network_is_a_reason_to_dial_before_the_back_off_has_passed() {
+    lab::run(async |lab| {
+        let gateway = Gateway::start(&lab).await;
+        let config = gateway.enrolled(&lab, "c", "10.20.0.0/16:443").await;
+        drop(gateway);
+        let connector = Connector::start(&config);
+        // what follows is a pause of four seconds at least
+        connector.events("not connected", 5).await;
+        let failed = Instant::now();
+        let gateway = Gateway::start(&lab).await;
+        lab::add_interface("10.30.0.2/24");
+        gateway.linked(1).await;
+        assert!(failed.elapsed() < Duration::from_millis(3500), "{:?}", failed.elapsed());
+    });
+}
+
+#[test]
+fn a_link_that_falls_silent_is_noticed_by_both_ends_within_25_seconds() {
+    lab::run(async |lab| {
+        let gateway = Gateway::start(&lab).await;
+        let config = gateway.enrolled(&lab, "c", "10.20.0.0/16:443").await;
+        let connector = Connector::start(&config);
+        gateway.linked(1).await;
+        lab::nft("add table inet lab");
+        lab::nft("add chain inet lab in { type filter hook input priority 0 ; }");
+        for way in ["tcp dport 7443", "tcp sport 7443"] {
+            lab::nft(&format!("add rule inet lab in {way} drop"));
+        }
+        let silenced = Instant::now();
+        // longer than what is waited for elsewhere
+        let noticed = async {
+            while gateway.connectors.status("acme").links > 0
+                || !connector.log.lock().unwrap().join("\n").contains("the gateway is silent")
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let noticed = tokio::time::timeout(Duration::from_secs(27), noticed).await;
+        assert!(noticed.is_ok(), "both ends notice in time");
+        assert!(silenced.elapsed() > Duration::from_secs(14), "{:?}", silenced.elapsed());
+        lab::nft("delete table inet lab");
+        gateway.linked(1).await;
     });
 }
 

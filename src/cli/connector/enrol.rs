@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use zeroize::Zeroizing;
 
-use super::super::{USAGE, fail, small_runtime};
+use super::super::{USAGE, fail, out, small_runtime};
 use crate::connector::{
     client::{allow::Allowlist, enrol::enrol, settings::new_file},
     keys::Key,
@@ -48,13 +48,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
     match write_and_enrol(arguments, &token) {
         Ok(name) => {
-            let out = arguments.out.display();
-            eprintln!("enrolled as {name}; configuration in {out}");
+            let file = arguments.out.display();
+            out::note(format_args!("enrolled as {name}; configuration in {file}"));
             if arguments.allow.is_empty() {
-                eprintln!("list in allow what the gateway may have opened, then run:");
+                out::note("list in allow what the gateway may have opened, then run:");
             }
-            println!("egress-gateway connector --config {out}");
-            ExitCode::SUCCESS
+            let run = format!("egress-gateway connector --config {file}");
+            out::result(run, ExitCode::SUCCESS)
         }
         Err(error) => fail(format!("{error:#}"), 1),
     }

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use super::super::{Files, USAGE, fail, small_runtime};
+use super::super::{Files, USAGE, fail, out, small_runtime};
 use crate::{
     config::{self, Config, Tunnel},
     connector::{
@@ -77,9 +77,10 @@ pub(super) fn token(arguments: &TokenArguments) -> ExitCode {
     match saved {
         Ok(()) => {
             let ttl = arguments.ttl.as_secs();
-            eprintln!("good for one connector, for {ttl} seconds; hand it over as a secret");
-            println!("{}", *token.to_line());
-            ExitCode::SUCCESS
+            out::note(format_args!(
+                "good for one connector, for {ttl} seconds; hand it over as a secret"
+            ));
+            out::result(&*token.to_line(), ExitCode::SUCCESS)
         }
         Err(error) => fail(format!("{error:#}"), 1),
     }
@@ -110,20 +111,20 @@ pub(super) fn list(arguments: &ListArguments) -> ExitCode {
     match with_store(&config, async |store| Ok(store.connectors().await?)) {
         Ok(connectors) if arguments.json => {
             let items: Vec<_> = connectors.iter().map(json).collect();
-            println!("{}", serde_json::json!({ "items": items }));
-            ExitCode::SUCCESS
+            out::result(serde_json::json!({ "items": items }), ExitCode::SUCCESS)
         }
+        Ok(connectors) if connectors.is_empty() => ExitCode::SUCCESS,
         Ok(connectors) => {
-            for one in &connectors {
+            let lines = connectors.iter().map(|one| {
                 let state = match (one.revoked_at, one.last_seen) {
                     (Some(at), _) => format!("revoked {}", time(at)),
                     (None, Some(at)) => format!("last seen {}", time(at)),
                     (None, None) => "never seen".to_owned(),
                 };
                 let (name, spki, enrolled) = (&one.name, &one.spki, time(one.enrolled_at));
-                println!("{name}  {spki}  enrolled {enrolled}  {state}");
-            }
-            ExitCode::SUCCESS
+                format!("{name}  {spki}  enrolled {enrolled}  {state}")
+            });
+            out::result(lines.collect::<Vec<_>>().join("\n"), ExitCode::SUCCESS)
         }
         Err(error) => fail(format!("{error:#}"), 1),
     }
@@ -159,10 +160,7 @@ pub(super) fn revoke(arguments: &RevokeArguments) -> ExitCode {
     });
     match revoked {
         Ok(0) => fail(format!("there is no key of {} to revoke", arguments.name), 1),
-        Ok(count) => {
-            println!("revoked {count}");
-            ExitCode::SUCCESS
-        }
+        Ok(count) => out::result(format_args!("revoked {count}"), ExitCode::SUCCESS),
         Err(error) => fail(format!("{error:#}"), 1),
     }
 }

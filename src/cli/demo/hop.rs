@@ -1,5 +1,5 @@
-//! The edge of the demo's private network: a SOCKS5 hop (RFC 1928), as a customer would run it. It
-//! opens connections to one address inside and to nothing else.
+//! The edge of the demo's private network: a hop of SOCKS5 (RFC 1928) or of HTTP CONNECT, as a
+//! customer would run it. It opens connections to one address inside and to nothing else.
 
 use std::{
     io,
@@ -19,8 +19,25 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// After a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-const NOT_ALLOWED: u8 = 2;
-const REFUSED: u8 = 5;
+/// Largest head of a CONNECT: the gateway's have some eighty bytes.
+const HEAD_BYTES_MAX: usize = 1024;
+
+/// What a hop understands.
+#[derive(Clone, Copy)]
+pub(super) enum Protocol {
+    /// SOCKS5, without a password.
+    Socks5,
+    /// HTTP CONNECT, likewise.
+    Connect,
+}
+
+/// What becomes of a connection that it is asked for.
+#[derive(Clone, Copy)]
+enum Reply {
+    Opened,
+    NotAllowed,
+    Failed,
+}
 
 /// A running hop; it ends, with the connections through it, when dropped.
 pub(super) struct Hop {
@@ -32,7 +49,11 @@ pub(super) struct Hop {
 impl Hop {
     /// Starts a hop on loopback. It leads to `inside`, an address of the private network, which is
     /// really at `place`: only the hop knows that.
-    pub(super) async fn start(inside: SocketAddr, place: SocketAddr) -> io::Result<Self> {
+    pub(super) async fn start(
+        protocol: Protocol,
+        inside: SocketAddr,
+        place: SocketAddr,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let mut tasks = JoinSet::new();
@@ -43,7 +64,7 @@ impl Hop {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 };
-                let carry = carry(stream, inside, place);
+                let carry = carry(protocol, stream, inside, place);
                 connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, carry));
                 while connections.try_join_next().is_some() {}
             }
@@ -57,27 +78,64 @@ impl Hop {
     }
 }
 
-async fn carry(mut stream: TcpStream, inside: SocketAddr, place: SocketAddr) -> io::Result<()> {
-    let [_version, methods] = read(&mut stream).await?;
-    stream.read_exact(&mut vec![0; methods.into()]).await?;
-    stream.write_all(&[5, 0]).await?;
-    let [_version, _command, _reserved, kind] = read(&mut stream).await?;
-    let ip = match kind {
-        1 => Some(IpAddr::from(read::<4>(&mut stream).await?)),
-        4 => Some(IpAddr::from(read::<16>(&mut stream).await?)),
-        // A name: this hop looks nothing up.
-        _ => None,
-    };
-    let asked = match ip {
-        Some(ip) => Some(SocketAddr::new(ip, stream.read_u16().await?)),
-        None => None,
+async fn carry(
+    protocol: Protocol,
+    mut stream: TcpStream,
+    inside: SocketAddr,
+    place: SocketAddr,
+) -> io::Result<()> {
+    let asked = match protocol {
+        Protocol::Socks5 => asked_by_socks5(&mut stream).await?,
+        Protocol::Connect => asked_by_connect(&mut stream).await?,
     };
     if asked != Some(inside) {
-        return reply(&mut stream, NOT_ALLOWED).await;
+        return stream.write_all(protocol.says(Reply::NotAllowed)).await;
     }
-    let Ok(mut onward) = dial(place).await else { return reply(&mut stream, REFUSED).await };
-    reply(&mut stream, 0).await?;
+    let Ok(mut onward) = dial(place).await else {
+        return stream.write_all(protocol.says(Reply::Failed)).await;
+    };
+    stream.write_all(protocol.says(Reply::Opened)).await?;
     copy_bidirectional(&mut stream, &mut onward).await.map(drop)
+}
+
+impl Protocol {
+    const fn says(self, reply: Reply) -> &'static [u8] {
+        match (self, reply) {
+            (Self::Socks5, Reply::Opened) => &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+            (Self::Socks5, Reply::NotAllowed) => &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0],
+            (Self::Socks5, Reply::Failed) => &[5, 5, 0, 1, 0, 0, 0, 0, 0, 0],
+            (Self::Connect, Reply::Opened) => b"HTTP/1.1 200 OK\r\n\r\n",
+            (Self::Connect, Reply::NotAllowed) => b"HTTP/1.1 403 Forbidden\r\n\r\n",
+            (Self::Connect, Reply::Failed) => b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+        }
+    }
+}
+
+/// What it is asked for; `None`: a name. This hop looks nothing up.
+async fn asked_by_socks5(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    let [_version, methods] = read(stream).await?;
+    stream.read_exact(&mut vec![0; methods.into()]).await?;
+    stream.write_all(&[5, 0]).await?;
+    let [_version, _command, _reserved, kind] = read(stream).await?;
+    let ip = match kind {
+        1 => IpAddr::from(read::<4>(stream).await?),
+        4 => IpAddr::from(read::<16>(stream).await?),
+        _ => return Ok(None),
+    };
+    Ok(Some(SocketAddr::new(ip, stream.read_u16().await?)))
+}
+
+/// Likewise.
+async fn asked_by_connect(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= HEAD_BYTES_MAX {
+            return Ok(None);
+        }
+        head.push(stream.read_u8().await?);
+    }
+    let asked = head.strip_prefix(b"CONNECT ").and_then(|rest| rest.split(|b| *b == b' ').next());
+    Ok(asked.and_then(|asked| str::from_utf8(asked).ok()?.parse().ok()))
 }
 
 async fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
@@ -86,14 +144,10 @@ async fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-async fn reply(stream: &mut TcpStream, code: u8) -> io::Result<()> {
-    stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await
-}
-
 #[expect(
     clippy::disallowed_methods,
-    reason = "the demo's hop leads to the demo's own receiver, on loopback"
+    reason = "the demo's hops lead to the demo's own receiver, on loopback"
 )]
-async fn dial(place: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn dial(place: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(place).await
 }

@@ -1,24 +1,25 @@
 //! `demo`: a real gateway and real receivers on loopback, and each policy decision as it happens.
 //!
-//! The gateway is this very program as `serve`; name server, receiver and client run here. The demo
-//! checks itself: what does not come out as announced is printed, and the exit code tells.
+//! The gateway is this very program as `serve`, and the connector as `connector`; name server,
+//! receivers, the other ends of tunnels and the client run here. The demo checks itself: what does
+//! not come out as announced is printed, and the exit code tells.
 
 mod client;
+mod connector;
 mod folder;
 mod gateway;
 mod hop;
+mod inside;
 mod name_server;
+mod peer;
+mod process;
 mod receiver;
 mod scene;
 mod scenes;
 mod screen;
 mod stage;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
@@ -32,7 +33,7 @@ use self::{
     screen::{Screen, Style},
     stage::Stage,
 };
-use super::small_runtime;
+use super::{fail, small_runtime};
 
 /// Longest time that the demo takes, whatever happens. It usually takes a second.
 const DEMO_TIMEOUT: Duration = Duration::from_mins(1);
@@ -70,14 +71,7 @@ pub(super) fn run() -> ExitCode {
         (Ok(_), Some(error)) => Err(anyhow!("standard output: {error}")),
         (outcome, _) => outcome,
     };
-    outcome.map_or_else(
-        |error| {
-            // Where standard error is gone too, the exit code has to do.
-            let _ignored = writeln!(io::stderr(), "egress-gateway: the demo failed: {error:#}");
-            ExitCode::FAILURE
-        },
-        ExitCode::from,
-    )
+    outcome.map_or_else(|error| fail(format_args!("the demo failed: {error:#}"), 1), ExitCode::from)
 }
 
 /// Ready with the number of a signal that ends the demo, so that what it has started ends with it.
@@ -114,9 +108,12 @@ async fn show(screen: &mut Screen) -> anyhow::Result<bool> {
         let number = rows.len().saturating_add(1);
         rows.push(play(&mut stage, screen, number, &scene).await?);
     }
-    stage.stop_hop().await;
-    let (number, scene) = (rows.len().saturating_add(1), scenes::without_its_hop(&stage));
-    rows.push(play(&mut stage, screen, number, &scene).await?);
+    stage.inside.stop_hop().await;
+    stage.inside.stop_connector(&mut stage.gateway).await?;
+    for scene in scenes::without_their_tunnels(&stage) {
+        let number = rows.len().saturating_add(1);
+        rows.push(play(&mut stage, screen, number, &scene).await?);
+    }
     sum_up(screen, &rows, began.elapsed());
     Ok(rows.iter().all(|row| row.as_announced))
 }

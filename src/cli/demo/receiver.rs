@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     fmt, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +13,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header::LOCATION, request::Parts};
+use http::{
+    Request, Response, StatusCode,
+    header::{HOST, LOCATION},
+    request::Parts,
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -99,7 +103,6 @@ impl fmt::Display for Visits {
 
 /// What a receiver serves.
 struct Site {
-    name: &'static str,
     secret: Secret,
     /// Where what has moved is now.
     moved_to: String,
@@ -117,9 +120,10 @@ pub(super) enum Validity {
 }
 
 impl Receiver {
-    /// Starts a receiver whose certificate is for `names`, the first of which it goes by. `secret`
-    /// is what it verifies webhooks with, and `moved_to` where it redirects.
+    /// Starts a receiver on an address of loopback, whose certificate is for `names`. `secret` is
+    /// what it verifies webhooks with, and `moved_to` where it redirects.
     pub(super) async fn start(
+        at: IpAddr,
         names: &[&'static str],
         validity: Validity,
         secret: &str,
@@ -132,10 +136,9 @@ impl Receiver {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der.clone()], key)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind((at, 0)).await?;
         let address = listener.local_addr()?;
         let site = Arc::new(Site {
-            name: names.first().copied().unwrap_or_default(),
             secret: Secret::new(secret.as_bytes().to_vec()),
             moved_to,
             connections: AtomicU64::new(0),
@@ -207,7 +210,9 @@ impl Site {
             DELIVERIES => self.delivery(&head, body).await,
             MOVED => (StatusCode::FOUND, format!("it is at {}", self.moved_to)),
             _ => {
-                let text = format!("{} received {} {}", self.name, head.method, head.uri);
+                let asked = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+                let host = asked.unwrap_or_default();
+                let text = format!("{host} received {} {}", head.method, head.uri);
                 (StatusCode::OK, text)
             }
         };

@@ -2,7 +2,7 @@
 
 use super::{
     client::{Answer, Ask, Outcome},
-    gateway::Event,
+    process::Event,
     receiver::Visits,
 };
 

@@ -25,33 +25,68 @@ pub(super) fn scenes(stage: &Stage) -> Vec<Scene> {
     scenes.extend(about_connections(stage));
     scenes.extend(about_deliveries(stage));
     scenes.extend(about_answers(stage));
-    scenes.push(behind_its_hop(stage));
+    scenes.extend(behind_tunnels(stage));
     scenes
 }
 
-/// A host that is reached through its customer's tunnel only.
-fn behind_its_hop(stage: &Stage) -> Scene {
-    Scene {
-        title: "a private host behind a tunnel",
-        story: "Its address, 10.20.0.9, is on no network of this machine. The customer's SOCKS5 hop \
-                is asked for\n   that vetted address, and leads there and nowhere else.",
-        ask: Ask { path: "/wiki", ..Ask::of(stage.behind_hop()) },
-        expect: Expect::Allowed,
-    }
+/// Hosts that are reached through their customer's tunnel only, one for each kind.
+fn behind_tunnels(stage: &Stage) -> [Scene; 4] {
+    let at = |host, path| Ask { path, ..Ask::of(stage.private(host)) };
+    [
+        Scene {
+            title: "a private host behind a SOCKS5 hop",
+            story: "Its address, 10.20.0.9, is on no network of this machine. The customer's hop is \
+                    asked for that\n   vetted address, and leads there and nowhere else.",
+            ask: at(host::WIKI, "/wiki"),
+            expect: Expect::Allowed,
+        },
+        Scene {
+            title: "a private host behind an HTTP CONNECT hop",
+            story: "The same address behind the customer's proxy, which is asked for it and never for \
+                    a name.",
+            ask: at(host::DOCS, "/docs"),
+            expect: Expect::Allowed,
+        },
+        Scene {
+            title: "a private host behind WireGuard",
+            story: "The same address again. Gateway and customer speak WireGuard in user space: no \
+                    root, no interface.",
+            ask: at(host::BUILDS, "/builds"),
+            expect: Expect::Allowed,
+        },
+        Scene {
+            title: "a private host behind a reverse connector",
+            story: "This customer lets nobody in. Its connector dialled in, enrolled by a token that \
+                    is good once, and\n   opens 127.0.0.9 and this port, as its own list says.",
+            ask: at(host::DESK, "/desk"),
+            expect: Expect::Allowed,
+        },
+    ]
 }
 
-/// The same once the hop is gone.
-pub(super) fn without_its_hop(stage: &Stage) -> Scene {
-    Scene {
-        title: "the same with the tunnel down",
-        story: "The hop was stopped just now. Nothing is sent around it, directly least of all.",
-        expect: Expect::Refused {
-            status: 502,
-            code: "SELF_HOSTED_TUNNEL_UNREACHABLE",
-            cause: "tunnel_unreachable",
+/// Two of them once their far ends are gone.
+pub(super) fn without_their_tunnels(stage: &Stage) -> [Scene; 2] {
+    let unreachable = || Expect::Refused {
+        status: 502,
+        code: "SELF_HOSTED_TUNNEL_UNREACHABLE",
+        cause: "tunnel_unreachable",
+    };
+    let [socks5, _proxy, _wireguard, connector] = behind_tunnels(stage);
+    [
+        Scene {
+            title: "the SOCKS5 hop stopped",
+            story: "Nothing is sent around it, directly least of all.",
+            expect: unreachable(),
+            ..socks5
         },
-        ..behind_its_hop(stage)
-    }
+        Scene {
+            title: "the connector stopped",
+            story: "It was killed just now. Here the private address could even be dialled from the \
+                    gateway, and is not.",
+            expect: unreachable(),
+            ..connector
+        },
+    ]
 }
 
 /// Refused before anything is resolved.

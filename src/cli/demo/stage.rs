@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     client::{CLIENT, Client},
-    gateway::{Gateway, ROOTS_FILE, SECRET_VARIABLE, Setting, TOKEN_VARIABLE},
-    hop::Hop,
+    gateway::{CONFIGURATION, Gateway, Setting},
+    inside::{self, Inside},
     name_server::{NameServer, Zone},
     receiver::{DELIVERIES, Receiver, Validity, Visits},
 };
@@ -22,12 +22,18 @@ const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 /// A private address that no target approves.
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 7));
 
-/// The private host's address behind the hop.
-const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 9));
-
 /// A global address. The gateway refuses before it dials; besides, it is one of those that drop
 /// what they get (AS112, RFC 7535), and the demo's gateway can send from loopback only.
 const GLOBAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 31, 196, 7));
+
+/// The file in which the gateway finds the client's token.
+const TOKEN_FILE: &str = "client.token";
+
+/// The one in which it finds what it signs webhooks with.
+const SECRET_FILE: &str = "signing.secret";
+
+/// The one with the certificates that it trusts besides the system's.
+const ROOTS_FILE: &str = "receiver.pem";
 
 /// The receiver's address, which the targets that use it approve.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -54,8 +60,14 @@ pub(super) mod host {
     pub(crate) const MOVED: &str = "moved.acme.example";
     /// A target whose name does not exist.
     pub(crate) const GONE: &str = "gone.acme.example";
-    /// A private host behind a tunnel.
+    /// A private host behind a SOCKS5 hop.
     pub(crate) const WIKI: &str = "wiki.acme.example";
+    /// One behind an HTTP CONNECT hop.
+    pub(crate) const DOCS: &str = "docs.acme.example";
+    /// One behind WireGuard.
+    pub(crate) const BUILDS: &str = "builds.acme.example";
+    /// One behind a reverse connector.
+    pub(crate) const DESK: &str = "desk.acme.example";
     /// A target of somebody else.
     pub(crate) const OTHER: &str = "jira.other.example";
     /// A host of no target.
@@ -78,9 +90,8 @@ pub(super) struct Stage {
     receiver: Receiver,
     /// What has let its certificate expire.
     old: Receiver,
-    /// What is in the private network behind [`Self::hop`].
-    wiki: Receiver,
-    hop: Hop,
+    /// The private network.
+    pub(super) inside: Inside,
     /// A port of loopback on which nothing listens.
     pub(super) closed: SocketAddr,
     _closed: Socket,
@@ -96,39 +107,41 @@ impl Stage {
         let (token, secret) = (random_token()?, random_token()?);
         let place = format!("https://{}/files?user=7", host::UNKNOWN);
         let names = [host::JIRA, host::HOOKS];
-        let receiver = Receiver::start(&names, Validity::Current, &secret, place.clone()).await?;
-        let old = Receiver::start(&[host::OLD], Validity::Expired, &secret, place).await?;
-        let wiki =
-            Receiver::start(&[host::WIKI], Validity::Current, &secret, String::new()).await?;
-        let inside = SocketAddr::new(INSIDE, wiki.address.port());
-        let hop = Hop::start(inside, wiki.address).await?;
+        let current = Validity::Current;
+        let receiver = Receiver::start(LOOPBACK, &names, current, &secret, place.clone()).await?;
+        let expired = Validity::Expired;
+        let old = Receiver::start(LOOPBACK, &[host::OLD], expired, &secret, place).await?;
+        let mut inside = Inside::start().await?;
         let names = NameServer::start(zone()).await?;
         let (reserved, closed) = closed_port()?;
         let (receiver_at, old_at) = (receiver.address, old.address);
-        let ports = Ports { receiver: receiver_at, old: old_at, closed, inside, hop: hop.address };
+        let ports = Ports { receiver: receiver_at, old: old_at, closed };
         let seen = Sighting {
             target_id: MOVED_TARGET.to_owned(),
             host: host::MOVED.to_owned(),
             class: Class::Global,
         };
         let yesterday = Timestamp::now().saturating_sub(SEEN_AGO)?.as_second();
-        let gateway = Gateway::start(&Setting {
-            configuration: &configuration(names.address, &ports),
-            roots: &[&*receiver.certificate.pem, &*old.certificate.pem].concat(),
-            token: &token,
-            secret: &secret,
+        let mut gateway = Gateway::start(&Setting {
+            files: &[
+                (CONFIGURATION, &configuration(names.address, &ports, &inside)),
+                (ROOTS_FILE, &[&*receiver.certificate.pem, &*old.certificate.pem].concat()),
+                (TOKEN_FILE, &token),
+                (SECRET_FILE, &secret),
+                (inside::KEY_FILE, &inside.key),
+            ],
             remembered: (&[seen], yesterday),
         })
         .await?;
-        let trusted = [&receiver.certificate.der, &wiki.certificate.der];
+        inside.connect(&mut gateway).await?;
+        let trusted = [&receiver.certificate.der, &inside.receiver.certificate.der];
         let client = Client::new(gateway.proxy, token, &trusted)?;
         Ok(Self {
             gateway,
             client,
             receiver,
             old,
-            wiki,
-            hop,
+            inside,
             closed,
             _closed: reserved,
             _names: names,
@@ -137,17 +150,12 @@ impl Stage {
 
     /// What has reached the receivers so far.
     pub(super) fn visits(&self) -> Visits {
-        self.receiver.visits().and(self.old.visits()).and(self.wiki.visits())
+        self.receiver.visits().and(self.old.visits()).and(self.inside.receiver.visits())
     }
 
-    /// Ends the hop in front of the private network.
-    pub(super) async fn stop_hop(&mut self) {
-        self.hop.stop().await;
-    }
-
-    /// `host:port` of the private host.
-    pub(super) fn behind_hop(&self) -> String {
-        format!("{}:{}", host::WIKI, self.wiki.address.port())
+    /// `host:port` of a private host.
+    pub(super) fn private(&self, host: &str) -> String {
+        format!("{host}:{}", self.inside.receiver.address.port())
     }
 
     /// `host:port` of what has let its certificate expire.
@@ -170,7 +178,10 @@ fn zone() -> Zone {
         (host::SHARED, vec![LOOPBACK]),
         (host::OTHER, vec![LOOPBACK]),
         (host::UNKNOWN, vec![LOOPBACK]),
-        (host::WIKI, vec![INSIDE]),
+        (host::WIKI, vec![inside::ADDRESS]),
+        (host::DOCS, vec![inside::ADDRESS]),
+        (host::BUILDS, vec![inside::ADDRESS]),
+        (host::DESK, vec![inside::LOOPBACK]),
         (host::GITLAB, vec![PRIVATE]),
         (host::MOVED, vec![PRIVATE]),
         (host::METADATA, vec![METADATA]),
@@ -183,14 +194,12 @@ struct Ports {
     receiver: SocketAddr,
     old: SocketAddr,
     closed: SocketAddr,
-    /// The private host, as the hop is asked for it.
-    inside: SocketAddr,
-    hop: SocketAddr,
 }
 
 /// The gateway's configuration, as an operator would write it but for `allow_loopback`.
-fn configuration(names: SocketAddr, ports: &Ports) -> String {
-    let Ports { receiver, old, closed, inside, hop } = *ports;
+fn configuration(names: SocketAddr, ports: &Ports, inside: &Inside) -> String {
+    let Ports { receiver, old, closed } = *ports;
+    let private = inside.receiver.address;
     let approved = |network: &str| {
         format!(
             "private_network_policy = \"direct\"\nprivate_network_allowlist = [\"{network}\"]\n"
@@ -205,16 +214,18 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
         )
     };
     let loopback = approved("127.0.0.0/8");
-    let tunnel = format!(
-        "private_network_policy = \"tunnel\"\nprivate_network_allowlist = [\"{INSIDE}/32\"]\n\
-         tunnel = \"acme\"\n"
-    );
+    let tunnel = |name: &str, address: IpAddr| {
+        format!(
+            "private_network_policy = \"tunnel\"\nprivate_network_allowlist = [\"{address}/32\"]\n\
+             tunnel = \"{name}\"\n"
+        )
+    };
     let metadata = approved("169.254.0.0/16");
     let hook = format!(
         "\n[[targets]]\nid = \"acme-hook\"\nprovider_key = \"generic_webhook\"\n\
          deployment_mode = \"webhook-only\"\n\
          base_url = \"https://{}:{}{DELIVERIES}\"\n\
-         signing_secret = {{ env = \"{SECRET_VARIABLE}\" }}\n\
+         signing_secret = {{ file = \"{SECRET_FILE}\" }}\n\
          ownership = \"confirmed\"\n{loopback}",
         host::HOOKS,
         receiver.port()
@@ -228,7 +239,10 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
         jira("acme-metadata", host::METADATA, receiver, "", &metadata),
         jira("acme-mixed", host::MIXED, receiver, "", &loopback),
         jira(MOVED_TARGET, host::MOVED, receiver, "", ""),
-        jira("acme-wiki", host::WIKI, inside, "", &tunnel),
+        jira("acme-wiki", host::WIKI, private, "", &tunnel("acme-socks5", inside::ADDRESS)),
+        jira("acme-docs", host::DOCS, private, "", &tunnel("acme-proxy", inside::ADDRESS)),
+        jira("acme-builds", host::BUILDS, private, "", &tunnel("acme-wireguard", inside::ADDRESS)),
+        jira("acme-desk", host::DESK, private, "", &tunnel("acme-connector", inside::LOOPBACK)),
         jira("acme-gone", host::GONE, receiver, "", ""),
         jira("other-jira", host::OTHER, receiver, "", &loopback),
     ];
@@ -236,13 +250,13 @@ fn configuration(names: SocketAddr, ports: &Ports) -> String {
         "[egress]\nip = [\"127.0.0.1\"]\n\
          [proxy]\nlisten = [\"127.0.0.1:0\"]\n\
          [admin]\nlisten = [\"127.0.0.1:0\"]\n\
-         [[clients]]\nname = \"{CLIENT}\"\ntoken = {{ env = \"{TOKEN_VARIABLE}\" }}\n\
+         [[clients]]\nname = \"{CLIENT}\"\ntoken = {{ file = \"{TOKEN_FILE}\" }}\n\
          targets = [\"acme-*\"]\n\
          [dns]\nservers = [\"{names}\"]\n\
          [tls]\nextra_roots = [\"{ROOTS_FILE}\"]\n\
-         [tunnels.acme]\nurl = \"socks5://{hop}\"\n\
          [policy]\nrequire_current_check = false\nallow_loopback = true\n\
-         {}{hook}",
+         {}{}{hook}",
+        inside.tunnels(),
         targets.concat()
     )
 }

@@ -18,13 +18,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    super::{reply::Refused, stream::Stream},
-    settings::Settings,
-};
+use super::{super::reply::Refused, settings::Settings};
 use crate::{
     dial::tcp_to,
     forward::pump::{Pump, Side},
+    multiplex::Stream,
 };
 
 /// How long an address may take to answer.

@@ -19,9 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, SEND_BUFFER_BYTES,
+        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, PATIENCE, SEND_BUFFER_BYTES,
         STREAM_WINDOW_BYTES, STREAMS_MAX,
-        alive::{self, Heard, Wire},
         gateway::LEAVING,
         hello::{Answer, Ask, Hello, VERSIONS},
         reply::Refused,
@@ -29,7 +28,10 @@ use super::{
     DRAIN_TIMEOUT, LinkError, carry, dial, network,
     settings::Settings,
 };
-use crate::origin::Authority;
+use crate::{
+    multiplex::{Heard, Wire, until_silent},
+    origin::Authority,
+};
 
 /// What a connection is made with.
 pub(super) struct Link {
@@ -66,7 +68,8 @@ impl Link {
             Err(error) => return Ended::Failed { error, stood: None },
         };
         let local = stream.get_ref().0.local_addr().ok();
-        let (wire, heard) = Wire::new(stream);
+        let wire = Wire::new(Bytes::new(), stream);
+        let heard = wire.heard();
         let error = match builder().handshake(wire).await {
             Err(error) => LinkError::Protocol(error.to_string()),
             Ok(connection) => {
@@ -111,7 +114,10 @@ impl Link {
         let mut pings = connection.ping_pong();
         let mut silent = pin!(async {
             match &mut pings {
-                Some(pings) => alive::until_silent(pings, heard, network::changed, |_| ()).await,
+                Some(pings) => {
+                    let nudge = network::changed;
+                    until_silent(pings, heard, PATIENCE, nudge, |_| ()).await;
+                }
                 None => pending().await,
             }
         });

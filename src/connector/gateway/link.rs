@@ -24,15 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, SEND_BUFFER_BYTES,
-        STREAM_WINDOW_BYTES, STREAMS_MAX,
-        alive::{self, Heard, Wire},
-        reply::Refused,
-        stream::Stream,
+        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, PATIENCE, SEND_BUFFER_BYTES,
+        STREAM_WINDOW_BYTES, STREAMS_MAX, reply::Refused,
     },
     ConnectorStream, Connectors,
 };
-use crate::tunnel::error::TunnelError;
+use crate::{
+    multiplex::{Heard, Stream, Wire, ask, until_silent},
+    tunnel::error::TunnelError,
+};
 
 /// How long a stream may take to open: longer than the customer's end takes to give up.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -221,14 +221,15 @@ struct Standing {
 }
 
 async fn stand(connectors: &Connectors, introduced: Introduced) -> Option<Standing> {
-    let (wire, heard) = Wire::new(introduced.stream);
+    let wire = Wire::new(Bytes::new(), introduced.stream);
+    let heard = wire.heard();
     let (requests, mut connection) = builder().handshake(wire).await.ok()?;
     let mut pings = connection.ping_pong()?;
     // The first round trip also brings the connector's settings.
     let round_trip = tokio::select! {
         _ = &mut connection => None,
         () = connectors.cut.cancelled() => None,
-        round_trip = alive::ask(&mut pings, &heard) => round_trip,
+        round_trip = ask(&mut pings, &heard, PATIENCE) => round_trip,
     };
     let link = Link {
         id: LINKS.fetch_add(1, Ordering::Relaxed),
@@ -252,9 +253,8 @@ async fn stand(connectors: &Connectors, introduced: Introduced) -> Option<Standi
 /// Keeps it moving; why it ended.
 async fn keep(connectors: &Connectors, standing: &mut Standing) -> &'static str {
     let Standing { link, connection, pings, heard } = standing;
-    let silent = alive::until_silent(pings, heard, std::future::pending, |round_trip| {
-        link.note_round_trip(round_trip);
-    });
+    let note = |round_trip| link.note_round_trip(round_trip);
+    let silent = until_silent(pings, heard, PATIENCE, std::future::pending, note);
     let mut silent = std::pin::pin!(silent);
     let ended = |result: Result<(), h2::Error>| if result.is_ok() { "closed" } else { "lost" };
     let mut asked = std::pin::pin!(async {

@@ -19,9 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     hello::{VERSIONS, shown_versions},
     keys::{Key, KeyError},
-    stream::Stream,
 };
-use crate::{store::Store, tunnel::error::TunnelError};
+use crate::{multiplex::Stream, store::Store, tunnel::error::TunnelError};
 pub use link::Counted;
 pub(super) use link::LEAVING;
 use link::{Link, NotOpened};

@@ -1,19 +1,16 @@
 //! One HTTP/2 connection: its settings, its streams' number, and when it ends.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong, RecvStream,
+    RecvStream,
     server::{Builder, Connection, SendResponse},
 };
 use http::Request;
@@ -24,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::wire::Wire;
+use crate::multiplex::{Patience, Wire, until_silent};
 
 /// Streams that a client may have open at once on one connection, and tasks that serve them.
 const STREAMS_MAX: u16 = 256;
@@ -49,9 +46,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one stream that wait for the client's socket. What is behind them waits at its source.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How often a silent client is asked whether it is still there, and how long it may take to say so.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client may be silent before it is asked whether it is still there, and then.
+const PATIENCE: Patience =
+    Patience { unasked: Duration::from_secs(30), asked: Duration::from_secs(20) };
 
 /// After this time a client is asked to open another connection, so that none outlives a change of
 /// the listener's certificate or of a balancer in front for long. Open streams finish.
@@ -72,8 +69,7 @@ pub(super) struct Rules {
     pub(super) first: Duration,
     /// Without an open stream, later on.
     pub(super) idle: Duration,
-    pub(super) ping_interval: Duration,
-    pub(super) ping_timeout: Duration,
+    pub(super) patience: Patience,
     pub(super) lifetime: Duration,
     leave: Duration,
 }
@@ -85,8 +81,7 @@ impl Rules {
             header_bytes,
             first,
             idle,
-            ping_interval: PING_INTERVAL,
-            ping_timeout: PING_TIMEOUT,
+            patience: PATIENCE,
             lifetime: LIFETIME_MAX,
             leave: LEAVE_TIMEOUT,
         }
@@ -119,7 +114,15 @@ pub(super) async fn run<S, F, T>(
     let handshake = builder(rules).handshake(wire);
     let result = match timeout(rules.first, handshake).await {
         Ok(Ok(mut connection)) => {
-            let silent = until_silent(connection.ping_pong(), &heard, rules);
+            let mut pings = connection.ping_pong();
+            let silent = async {
+                match &mut pings {
+                    Some(pings) => {
+                        until_silent(pings, &heard, rules.patience, pending, |_| ()).await;
+                    }
+                    None => pending().await,
+                }
+            };
             hold(connection, silent, rules, ends, |request, to, open| {
                 let serving = serve(request, to);
                 tasks.spawn(async move {
@@ -238,27 +241,6 @@ where
         }
     });
     timeout(CUT_TIMEOUT, flushed).await.unwrap_or(Ok(()))
-}
-
-/// Ready when the client has not been heard of for too long, though it was asked.
-async fn until_silent(pings: Option<PingPong>, heard: &AtomicBool, rules: &Rules) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        heard.store(false, Ordering::Relaxed);
-        sleep(rules.ping_interval).await;
-        if heard.load(Ordering::Relaxed) {
-            continue;
-        }
-        let mut pong = pin!(pings.ping(Ping::opaque()));
-        loop {
-            match timeout(rules.ping_timeout, &mut pong).await {
-                Ok(Ok(_)) => break,
-                // The answer may wait behind much else on a slow line: any sign of life will do.
-                Err(_) if heard.swap(false, Ordering::Relaxed) => {}
-                Ok(Err(_)) | Err(_) => return,
-            }
-        }
-    }
 }
 
 /// How busy a connection is.

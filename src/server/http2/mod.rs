@@ -5,10 +5,8 @@
 
 mod connection;
 mod respond;
-mod stream;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -27,11 +25,17 @@ use crate::{
         interim::{Interim, Interims},
     },
     gateway::{ClientConn, ConnectRequest, RelayRequest},
+    multiplex::{Stream, Wire},
     reason::{Cause, Refusal},
 };
 use connection::{Ends, Rules};
 use respond::respond;
-use stream::Stream;
+
+impl ClientStream for Stream {
+    fn reset(mut self) {
+        Self::reset(&mut self);
+    }
+}
 
 /// Serves the connection to its end. `prefix` are the bytes that showed which protocol it speaks.
 pub(super) async fn serve<S>(server: &Server, stream: S, prefix: Bytes, from: ClientConn)
@@ -45,7 +49,7 @@ where
     };
     let ends = Ends { drain: &server.drain, cut: &server.gateway.cut };
     let client = Arc::new(Client { server: server.clone(), from, stall });
-    let wire = wire::Wire::new(prefix, stream);
+    let wire = Wire::new(prefix, stream);
     connection::run(wire, &rules, ends, &server.tasks, move |request, to| {
         Arc::clone(&client).answer(request, to)
     })
@@ -102,7 +106,7 @@ impl Client {
         match opened {
             Ok(tunnel) => {
                 if let Ok(send) = to.send_response(Response::new(()), false) {
-                    tunnel.run(Stream::new(receive, send), Vec::new()).await;
+                    tunnel.run(Stream::new(receive, send, ()), Vec::new()).await;
                 }
             }
             Err(problem) => self.say(to, &Method::CONNECT, problem.into_response()).await,

@@ -12,7 +12,7 @@ use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_LENGTH};
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::stream::poll_room;
+use crate::multiplex::poll_room;
 
 /// Why an answer did not go out whole. The stream has been reset by then.
 #[derive(Debug, thiserror::Error)]

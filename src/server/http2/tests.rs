@@ -33,10 +33,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     connection::{Ends, Rules, run},
     respond::{Unsent, respond},
-    stream::Stream,
-    wire::Wire,
 };
-use crate::forward::connect::ClientStream as _;
+use crate::{
+    forward::connect::ClientStream as _,
+    multiplex::{Patience, Stream, Wire},
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -134,7 +135,7 @@ async fn tunnel<T: Future<Output = ()>>(
 ) {
     let send = to.send_response(Response::new(()), false).unwrap();
     drop(to);
-    carry(Stream::new(request.into_body(), send)).await;
+    carry(Stream::new(request.into_body(), send, ())).await;
 }
 
 async fn echo(stream: Stream) {
@@ -699,8 +700,8 @@ async fn a_cut_connection_does_not_wait_for_its_streams() {
 #[tokio::test]
 async fn a_client_that_is_silent_is_asked_and_left() {
     let mut rules = rules();
-    rules.ping_interval = Duration::from_millis(1);
-    rules.ping_timeout = Duration::from_millis(300);
+    let (unasked, asked) = (Duration::from_millis(1), Duration::from_millis(300));
+    rules.patience = Patience { unasked, asked };
     let (mut near, far) = duplex(64 * 1024);
     let token = CancellationToken::new();
     let server = serving(far, &rules, (&token, &token.clone()), async |_, _| ());

@@ -43,6 +43,8 @@ use tokio_util::{
 
 pub use datagrams::WireGuardDatagrams;
 pub use key::PrivateKey;
+pub(crate) use noise::{Noise, Opened};
+pub(crate) use pipe::Pipe;
 pub use settings::Settings;
 pub use status::Status;
 pub use stream::WireGuardStream;

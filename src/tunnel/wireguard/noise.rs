@@ -19,7 +19,7 @@ use super::Settings;
 const HANDSHAKES_PER_SECOND_MAX: u64 = 100;
 
 /// What a datagram turned out to be.
-pub(super) enum Opened {
+pub(crate) enum Opened {
     /// Not of the peer, or not of use.
     Junk,
     /// An answer of the peer to a handshake, which our keys do not open.
@@ -35,7 +35,7 @@ pub(super) enum Opened {
 }
 
 /// One end of a session.
-pub(super) struct Noise {
+pub(crate) struct Noise {
     tunn: Tunn,
     limiter: Arc<RateLimiter>,
     mtu: MtuWatcher,
@@ -44,7 +44,7 @@ pub(super) struct Noise {
 
 impl Noise {
     /// `None` when a key is not 32 bytes.
-    pub(super) fn new(settings: &Settings) -> Option<Self> {
+    pub(crate) fn new(settings: &Settings) -> Option<Self> {
         let private = StaticSecret::from(<[u8; 32]>::try_from(settings.private_key.expose()).ok()?);
         let preshared = match &settings.preshared_key {
             Some(key) => Some(<[u8; 32]>::try_from(key.expose()).ok()?),
@@ -69,12 +69,12 @@ impl Noise {
 
     /// A packet for the peer. Without a session it waits for one, among few, and the datagram is
     /// the beginning of a handshake, if none is under way.
-    pub(super) fn seal(&mut self, packet: Packet) -> Option<Packet> {
+    pub(crate) fn seal(&mut self, packet: Packet) -> Option<Packet> {
         self.tunn.handle_outgoing_packet(packet, Some(&mut self.mtu)).map(Packet::from)
     }
 
     /// A datagram from `from`. What is to be sent to the peer is put behind `out`.
-    pub(super) fn open(
+    pub(crate) fn open(
         &mut self,
         datagram: Packet,
         from: SocketAddr,
@@ -105,7 +105,7 @@ impl Noise {
     }
 
     /// What is due: a handshake once more, a packet that keeps the way open.
-    pub(super) fn tick(&mut self) -> Option<Packet> {
+    pub(crate) fn tick(&mut self) -> Option<Packet> {
         match self.tunn.update_timers() {
             Ok(due) => due.map(Packet::from),
             // gotatun gives up after 90 seconds until somebody sends; a way that is to be kept

@@ -11,16 +11,16 @@ use smoltcp::{
 const OUTGOING_MAX: usize = 256;
 
 /// Between smoltcp and the session.
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     /// The packet that comes next.
-    pub(super) incoming: Option<Packet>,
+    pub(crate) incoming: Option<Packet>,
     /// The packets that were made, in order.
-    pub(super) outgoing: Vec<Packet>,
+    pub(crate) outgoing: Vec<Packet>,
     mtu: u16,
 }
 
 impl Pipe {
-    pub(super) fn new(mtu: u16) -> Self {
+    pub(crate) fn new(mtu: u16) -> Self {
         Self { incoming: None, outgoing: Vec::new(), mtu }
     }
 
@@ -56,7 +56,7 @@ impl Device for Pipe {
 }
 
 /// The packet that came.
-pub(super) struct In(Packet);
+pub(crate) struct In(Packet);
 
 impl RxToken for In {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -65,7 +65,7 @@ impl RxToken for In {
 }
 
 /// Room for a packet.
-pub(super) struct Out<'a>(&'a mut Vec<Packet>);
+pub(crate) struct Out<'a>(&'a mut Vec<Packet>);
 
 impl TxToken for Out<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {

@@ -162,6 +162,12 @@ fn try_ip(words: &str) -> bool {
     output.status.success()
 }
 
+/// Runs `nft` with these words in the namespace.
+pub(crate) fn nft(words: &str) {
+    let output = Command::new("nft").arg(words).output().expect("nft (nftables) starts");
+    assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Makes every address in the world answer on this machine, so that a connection to any of them
 /// would be seen by a canary.
 pub(crate) fn own_the_world() {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{sleep, timeout},
@@ -501,6 +502,77 @@ async fn a_panic_takes_the_streams_and_the_tunnel_starts_again() {
     assert!(matches!(refused, TunnelError::Unreachable(_)), "{refused:?}");
     until("a new start", || asked.load(Ordering::Acquire) == 2).await;
     echoed(tunnel, machine(ECHO), b"again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_of_any_size_alone_or_joined_neither_panic_nor_cut_a_stream() {
+    let ends = ends();
+    let peer = Peer::start(&ends.peer);
+    // somebody in the middle, who learns where the gateway's socket is
+    let middle = Arc::new(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    let behind = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let to_peer = peer.address;
+    let (found, gateway) = tokio::sync::watch::channel(None);
+    let own = Arc::clone(&middle);
+    let relay = async move {
+        let (mut out, mut back) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        loop {
+            tokio::select! {
+                Ok((count, from)) = own.recv_from(&mut out) => {
+                    found.send_replace(Some(from));
+                    behind.send_to(&out[..count], to_peer).await.unwrap();
+                }
+                Ok((count, _)) = behind.recv_from(&mut back) => {
+                    let to = found.borrow().unwrap();
+                    own.send_to(&back[..count], to).await.unwrap();
+                }
+            }
+        }
+    };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, address) = (Arc::clone(&asked), middle.local_addr().unwrap());
+    let answers: PeerAddress = Arc::new(move || {
+        count.fetch_add(1, Ordering::AcqRel);
+        Box::pin(ready(Ok(address)))
+    });
+    let run = run(&ends.gateway, answers, PATIENCE);
+    let attack = async {
+        let mut stream = run.tunnel.open(machine(ECHO)).await.unwrap();
+        let to = gateway.borrow().unwrap();
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for length in [0, 1, 3, 4, 15, 16, 31, 32, 64, 92, 148, 1500, 9000, 65_507] {
+            // every kind of message that there is, and one that there is not (WireGuard's paper, 5.4)
+            for kind in 0..=5 {
+                let mut datagram = vec![0xff; length];
+                for (place, byte) in datagram.iter_mut().zip([kind, 0, 0, 0]) {
+                    *place = byte;
+                }
+                stranger.send_to(&datagram, to).unwrap();
+                // and from where the peer's come from
+                middle.send_to(&datagram, to).await.unwrap();
+            }
+        }
+        // joined by the kernel: of all lengths, with a shorter one at the end
+        for (length, segment) in [(64, 1), (1000, 32), (6001, 148), (60_000, 1472)] {
+            setsockopt(&stranger, UdpGsoSegment, &segment).unwrap();
+            stranger.send_to(&pattern(length, 4), to).unwrap();
+        }
+        // from the peer itself, with far more inside than the MTU allows
+        let inside = Ipv4Addr::new(10, 20, 0, 5);
+        let at = SocketAddr::new(GATEWAY.into(), 40_000);
+        let before = run.tunnel.status().bytes_received;
+        peer.inject(datagram_packet(inside, 53, at, &vec![0; 60_000]));
+        until("it has come", || run.tunnel.status().bytes_received > before + 60_000).await;
+        stream.write_all(b"still here").await.unwrap();
+        timeout(PATIENCE, stream.read_exact(&mut [0; 10])).await.unwrap().unwrap();
+        echoed(&run.tunnel, machine(ECHO), &pattern(1 << 20, 5)).await;
+    };
+    tokio::select! {
+        () = relay => unreachable!("it never ends"),
+        () = attack => {}
+    }
+    assert_eq!(run.tunnel.status().fault, None);
+    assert_eq!(asked.load(Ordering::Acquire), 1, "the tunnel has not started anew");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! One stream of the connector as a stream of bytes, on which a reset stays a reset.
+//! One HTTP/2 stream as a stream of bytes, on which a reset stays a reset (RFC 9113, section 8.5).
 
 use std::{
     io,
@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// An open stream, at either end. `G` is held for as long as it lives.
 ///
 /// An end is `END_STREAM` and each direction has its own; a reset is `RST_STREAM`. Flow control is
-/// that of HTTP/2: the far end may send more once its bytes were read from here, and what is
-/// written here waits until the far end has room for it. Dropped without its end, the stream is
+/// that of HTTP/2: the other end may send more once its bytes were read from here, and what is
+/// written here waits until the other end has room for it. Dropped without its end, the stream is
 /// reset.
 #[derive(Debug)]
 pub struct Stream<G = ()> {
@@ -26,11 +26,12 @@ pub struct Stream<G = ()> {
 }
 
 impl<G> Stream<G> {
-    pub(super) fn new(receive: RecvStream, send: SendStream<Bytes>, held: G) -> Self {
+    /// Both halves of a stream whose head was answered.
+    pub(crate) fn new(receive: RecvStream, send: SendStream<Bytes>, held: G) -> Self {
         Self { receive, send, unread: Bytes::new(), _held: held }
     }
 
-    /// Ends both directions in a way that the far end cannot mistake for a clean end.
+    /// Ends both directions in a way that the other end cannot mistake for a clean end.
     pub fn reset(&mut self) {
         self.send.send_reset(Reason::CONNECT_ERROR);
     }
@@ -40,6 +41,8 @@ impl<G> Stream<G> {
         while self.unread.is_empty() {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(bytes)) => self.unread = bytes,
+                // An end that wants nothing more says so in this way, and that it is no error.
+                Some(Err(error)) if is_clean(&error) => return Poll::Ready(Ok(false)),
                 Some(Err(_)) => return Poll::Ready(Err(reset())),
                 None if self.receive.is_end_stream() => return Poll::Ready(Ok(false)),
                 // Only DATA may follow a CONNECT; here are trailers.
@@ -77,31 +80,56 @@ impl<G: Unpin> AsyncWrite for Stream<G> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.send.reserve_capacity(bytes.len());
-        let mut room = self.send.capacity();
-        if room == 0 {
-            room = match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Poll::Ready(Err(reset())),
-            };
-        }
+        let room = ready!(poll_room(&mut self.send, cx, bytes.len())).map_err(|_| reset())?;
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.send.send_data(Bytes::copy_from_slice(taken), false).map_err(|_| reset())?;
         Poll::Ready(Ok(taken.len()))
     }
 
-    /// What was written goes out by itself. This is where a writer that has nothing to write hears
-    /// of a reset.
+    /// What was written goes out by itself. This is where a writer that has nothing to write, and
+    /// whose reader has seen the other end's end, hears of a reset.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(Reason::NO_ERROR)) | Poll::Pending => Poll::Ready(Ok(())),
             Poll::Ready(_) => Poll::Ready(Err(reset())),
-            Poll::Pending => Poll::Ready(Ok(())),
         }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(|_| reset()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.send.send_data(Bytes::new(), true).is_ok() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(Reason::NO_ERROR)) => Poll::Ready(Ok(())),
+            Poll::Ready(_) | Poll::Pending => Poll::Ready(Err(reset())),
+        }
     }
+}
+
+/// Waits until the other end has room for some of `wanted` bytes, and gives how many may be sent now.
+/// No more than the connection's send buffer is ever given out.
+pub(crate) fn poll_room(
+    send: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    wanted: usize,
+) -> Poll<Result<usize, h2::Error>> {
+    send.reserve_capacity(wanted);
+    let room = send.capacity();
+    if room > 0 {
+        return Poll::Ready(Ok(room));
+    }
+    match ready!(send.poll_capacity(cx)) {
+        Some(room) => Poll::Ready(room),
+        None => Poll::Ready(Err(match send.poll_reset(cx) {
+            Poll::Ready(Ok(reason)) => reason.into(),
+            Poll::Ready(Err(error)) => error,
+            Poll::Pending => Reason::STREAM_CLOSED.into(),
+        })),
+    }
+}
+
+fn is_clean(error: &h2::Error) -> bool {
+    error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }
 
 fn reset() -> io::Error {

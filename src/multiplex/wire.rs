@@ -5,31 +5,57 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 /// A stream whose first bytes have been read already.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
+pub(crate) struct Wire<S> {
     prefix: Bytes,
     stream: S,
-    heard: Arc<AtomicBool>,
+    heard: Heard,
+}
+
+/// When a byte has last arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    began: Instant,
+    /// Microseconds since then.
+    last: Arc<AtomicU64>,
+}
+
+impl Heard {
+    fn note(&self) {
+        let since = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(since, Ordering::Relaxed);
+    }
+
+    /// Not before the connection's beginning.
+    pub(super) fn last(&self) -> Instant {
+        let since = Duration::from_micros(self.last.load(Ordering::Relaxed));
+        self.began.checked_add(since).unwrap_or(self.began)
+    }
 }
 
 impl<S> Wire<S> {
     /// `prefix` is what was read from `stream` before.
-    pub(super) fn new(prefix: Bytes, stream: S) -> Self {
-        Self { prefix, stream, heard: Arc::default() }
+    pub(crate) fn new(prefix: Bytes, stream: S) -> Self {
+        let heard = Heard { began: Instant::now(), last: Arc::default() };
+        Self { prefix, stream, heard }
     }
 
-    /// Set whenever a byte has come from the client; cleared by whoever waits for one.
-    pub(super) fn heard(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.heard)
+    /// When a byte has last come from the other end, also from now on.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 }
 
@@ -43,7 +69,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
             if buffer.filled().len() > before {
-                self.heard.store(true, Ordering::Relaxed);
+                self.heard.note();
             }
             return Poll::Ready(Ok(()));
         }
