@@ -246,10 +246,13 @@ impl Gateway {
 
 impl Opened {
     /// Carries the tunnel to its end; the client has been told by now.
-    pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
-        let open = Open::new(self.metrics.tunnels_open.clone());
-        tunnel(client, early, self.upstream, &self.terms, &mut self.record).await;
-        drop(open);
+    pub fn run<C: ClientStream>(self, client: C, early: Vec<u8>) -> impl Future<Output = ()> {
+        let Self { upstream, terms, mut record, metrics, _counted: counted, _slots: slots } = self;
+        let open = Open::new(metrics.tunnels_open.clone());
+        async move {
+            tunnel(client, early, upstream, &terms, &mut record).await;
+            drop((open, counted, slots));
+        }
     }
 }
 
