@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use super::{
     client_hello::{self, Hello},
     linger::last_words,
-    pump::{AsTcp, Pump, Side},
+    pump::{Pump, Side},
 };
 use crate::{
     egress::Carrier,
@@ -96,11 +96,11 @@ pub struct Terms {
 }
 
 /// An open tunnel.
-struct Tunnel<'a, C, T> {
+struct Tunnel<C, T> {
     client: C,
     target: T,
-    terms: &'a Terms,
-    record: &'a mut Record,
+    terms: Terms,
+    record: Record,
     up: Pump,
     down: Pump,
     last_moved: Instant,
@@ -125,17 +125,20 @@ enum End {
 }
 
 /// Carries a tunnel to its end and notes how it ended. `early` are bytes that the client sent
-/// before the 200; they have been held back until now.
+/// before the 200; they have been held back until now. `counted` is dropped at the end, before the
+/// record is.
 ///
 /// Not an `async fn`, which would keep its arguments beside the tunnel that they become: this is
-/// what an idle tunnel is made of.
-pub fn tunnel<'a, C: ClientStream, T: ClientStream>(
+/// what an idle tunnel costs.
+pub fn tunnel<C: ClientStream, T: ClientStream, X>(
     client: C,
     early: Vec<u8>,
     target: T,
-    terms: &'a Terms,
-    record: &'a mut Record,
-) -> impl Future<Output = ()> + use<'a, C, T> {
+    terms: Terms,
+    record: Record,
+    counted: X,
+) -> impl Future<Output = ()> {
+    let cut = terms.cut.clone();
     let mut tunnel = Tunnel {
         client,
         target,
@@ -147,19 +150,20 @@ pub fn tunnel<'a, C: ClientStream, T: ClientStream>(
         hello_by: None,
     };
     async move {
-        let timer = pin!(tokio::time::sleep(terms.idle_timeout));
-        let cut = pin!(terms.cut.cancelled());
+        let timer = pin!(tokio::time::sleep(tunnel.terms.idle_timeout));
+        let cut = pin!(cut.cancelled());
         let end = tunnel.carry(Limits { timer, cut }).await;
-        tunnel.record.to_target = tunnel.up.bytes;
-        tunnel.record.to_client = tunnel.down.bytes;
         if matches!(end, End::Refused(_)) && tunnel.down.bytes == 0 {
-            tunnel.alert().await;
+            // Boxed, so that no other tunnel keeps room for it.
+            Box::pin(tunnel.alert()).await;
         }
-        tunnel.end(end);
+        let record = tunnel.end(end);
+        drop(counted);
+        drop(record);
     }
 }
 
-impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
+impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
     async fn carry(&mut self, mut limits: Limits<'_, '_>) -> End {
         if let Err(end) = self.first_bytes(&mut limits).await {
             return end;
@@ -249,10 +253,11 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
     /// Both directions, until both have ended.
     fn poll_flow(&mut self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
         let before = self.up.bytes;
-        let source = (Pin::new(&mut self.client), C::as_tcp as AsTcp<C>);
-        let sink = (Pin::new(&mut self.target), T::as_tcp as AsTcp<T>);
-        let up = self.up.poll_spliced(cx, source, sink);
-        self.moved(before, self.up.bytes, &self.terms.to_target);
+        let (source, sink) = (Pin::new(&mut self.client), Pin::new(&mut self.target));
+        let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp);
+        if moved(before, self.up.bytes, &self.terms.to_target) {
+            self.last_moved = Instant::now();
+        }
         match up {
             Poll::Ready(Err((Side::Source, _))) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err((Side::Sink, _))) => return Poll::Ready(End::TargetReset),
@@ -273,25 +278,18 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
             return Poll::Pending;
         }
         let before = self.down.bytes;
-        let source = (Pin::new(&mut self.target), T::as_tcp as AsTcp<T>);
-        let sink = (Pin::new(&mut self.client), C::as_tcp as AsTcp<C>);
-        let down = self.down.poll_spliced(cx, source, sink);
+        let (source, sink) = (Pin::new(&mut self.target), Pin::new(&mut self.client));
+        let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp);
         if before == 0 && self.down.bytes > 0 {
             self.record.first_byte = Some(self.record.elapsed());
         }
-        self.moved(before, self.down.bytes, &self.terms.to_client);
+        if moved(before, self.down.bytes, &self.terms.to_client) {
+            self.last_moved = Instant::now();
+        }
         match down {
             Poll::Ready(Err((Side::Source, _))) => Poll::Ready(End::TargetReset),
             Poll::Ready(Err((Side::Sink, _))) => Poll::Ready(End::ClientReset),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn moved(&mut self, before: u64, after: u64, counter: &IntCounter) {
-        let bytes = after.saturating_sub(before);
-        if bytes > 0 {
-            counter.inc_by(bytes);
-            self.last_moved = Instant::now();
         }
     }
 
@@ -312,29 +310,29 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
     }
 
     /// Ends both streams as fits how the tunnel ended, and notes it.
-    fn end(self, end: End) {
-        let (target_too, client_too) = match end {
-            End::Closed => (false, false),
-            End::Refused(_) => (true, false),
-            End::Idle | End::Cut | End::ClientReset | End::TargetReset => (true, true),
-        };
-        self.record.end = Some(match end {
-            End::Closed => "closed",
-            End::Idle => "idle_timeout",
-            End::Cut => "drain_timeout",
-            End::ClientReset => "client_reset",
-            End::TargetReset => "target_reset",
+    fn end(mut self, end: End) -> Record {
+        self.record.to_target = self.up.bytes;
+        self.record.to_client = self.down.bytes;
+        let (word, both) = match end {
+            End::Closed => {
+                self.record.end = Some("closed");
+                return self.record;
+            }
             End::Refused(refusal) => {
                 self.record.refused(refusal);
-                "cut"
+                ("cut", false)
             }
-        });
-        if target_too {
-            self.target.reset();
-        }
-        if client_too {
+            End::Idle => ("idle_timeout", true),
+            End::Cut => ("drain_timeout", true),
+            End::ClientReset => ("client_reset", true),
+            End::TargetReset => ("target_reset", true),
+        };
+        self.record.end = Some(word);
+        self.target.reset();
+        if both {
             self.client.reset();
         }
+        self.record
     }
 
     /// Tells a TLS client why: a fatal `unrecognized_name` alert (RFC 6066, section 3) is what its
@@ -343,6 +341,15 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
         const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
         last_words(&mut self.client, &UNRECOGNIZED_NAME).await;
     }
+}
+
+/// Counts the bytes of a turn; whether there were any.
+fn moved(before: u64, after: u64, counter: &IntCounter) -> bool {
+    let bytes = after.saturating_sub(before);
+    if bytes > 0 {
+        counter.inc_by(bytes);
+    }
+    bytes > 0
 }
 
 fn bad_hello(what: &str) -> Refusal {

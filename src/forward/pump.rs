@@ -114,15 +114,17 @@ impl Pump {
         source: Pin<&mut (impl AsyncRead + ?Sized)>,
         sink: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<Result<(), (Side, io::Error)>> {
-        self.poll_spliced(cx, (source, |_| None), (sink, |_| None))
+        self.poll_spliced(cx, source, sink, |_| None, |_| None)
     }
 
     /// As [`poll`](Self::poll), and through a pipe where both are TCP sockets and it pays.
     pub fn poll_spliced<A, B>(
         &mut self,
         cx: &mut Context<'_>,
-        (mut source, source_as_tcp): (Pin<&mut A>, AsTcp<A>),
-        (mut sink, sink_as_tcp): (Pin<&mut B>, AsTcp<B>),
+        mut source: Pin<&mut A>,
+        mut sink: Pin<&mut B>,
+        source_as_tcp: AsTcp<A>,
+        sink_as_tcp: AsTcp<B>,
     ) -> Poll<Result<(), (Side, io::Error)>>
     where
         A: AsyncRead + ?Sized,
@@ -269,6 +271,7 @@ fn write_zero() -> io::Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the streams of these tests connect to loopback")]
 mod tests {
     use std::future::poll_fn;
 
@@ -352,8 +355,8 @@ mod tests {
         source: &mut TcpStream,
         sink: &mut TcpStream,
     ) -> Poll<Result<(), (Side, io::Error)>> {
-        let tcp: AsTcp<TcpStream> = |stream| Some(stream);
-        pump.poll_spliced(cx, (Pin::new(source), tcp), (Pin::new(sink), tcp))
+        let (source, sink) = (Pin::new(source), Pin::new(sink));
+        pump.poll_spliced(cx, source, sink, |stream| Some(stream), |stream| Some(stream))
     }
 
     async fn carry(
@@ -522,7 +525,7 @@ mod tests {
         let reads = async {
             let mut chunk = vec![0; 100_000];
             loop {
-                target.read(&mut chunk).await.unwrap();
+                let _count = target.read(&mut chunk).await.unwrap();
             }
         };
         tokio::select! {

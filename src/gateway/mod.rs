@@ -90,8 +90,8 @@ pub struct Opened {
     terms: Terms,
     record: Record,
     metrics: Arc<Metrics>,
-    _counted: Open,
-    _slots: (Slot<String>, Slot<TargetId>),
+    counted: Open,
+    slots: (Slot<String>, Slot<TargetId>),
 }
 
 impl Gateway {
@@ -136,7 +136,7 @@ impl Gateway {
                 record.allowed(200);
                 let metrics = Arc::clone(&self.metrics);
                 let counted = Open::new(metrics.connections.with_label_values(&["upstream"]));
-                Ok(Opened { upstream, terms, record, metrics, _counted: counted, _slots: slots })
+                Ok(Opened { upstream, terms, record, metrics, counted, slots })
             }
             Err(refusal) => Err(refuse(&view, refusal, record)),
         }
@@ -247,12 +247,9 @@ impl Gateway {
 impl Opened {
     /// Carries the tunnel to its end; the client has been told by now.
     pub fn run<C: ClientStream>(self, client: C, early: Vec<u8>) -> impl Future<Output = ()> {
-        let Self { upstream, terms, mut record, metrics, _counted: counted, _slots: slots } = self;
+        let Self { upstream, terms, record, metrics, counted, slots } = self;
         let open = Open::new(metrics.tunnels_open.clone());
-        async move {
-            tunnel(client, early, upstream, &terms, &mut record).await;
-            drop((open, counted, slots));
-        }
+        tunnel(client, early, upstream, terms, record, (open, counted, slots))
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     forward::{body::ClientBody, connect::ClientStream, linger::last_words},
-    gateway::{ClientConn, ConnectRequest, Opened, RelayRequest, Switch, SwitchSlot},
+    gateway::{ClientConn, ConnectRequest, RelayRequest, SwitchSlot},
     reason::{Cause, Refusal},
 };
 
@@ -58,32 +58,17 @@ pub async fn serve(
     }
 }
 
-/// A connection that is one tunnel from now on.
-struct Turned<S> {
-    stream: S,
-    into: Into,
-    /// What the client sent already.
-    early: Vec<u8>,
-}
-
-enum Into {
-    /// By CONNECT.
-    Tunnel(Opened),
-    /// By an upgrade to another protocol.
-    Switch(Switch),
-}
+/// What a connection turns into when it is no longer one of requests, carried to its end.
+type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 async fn serve_stream<S>(server: &Server, stream: S, from: ClientConn)
 where
     S: ClientStream + Send + 'static,
 {
-    // Boxed, so that the memory for requests is given back before a tunnel begins, which may stand
-    // idle for days.
-    let turned = Box::pin(serve_requests(server, stream, from)).await;
-    let Some(Turned { stream, into, early }) = turned else { return };
-    match into {
-        Into::Tunnel(tunnel) => tunnel.run(stream, early).await,
-        Into::Switch(switch) => Box::pin(switch.run(stream, early)).await,
+    // Each in a box of its own: the memory for requests is given back before a tunnel begins, which
+    // may stand idle for days.
+    if let Some(tunnel) = Box::pin(serve_requests(server, stream, from)).await {
+        tunnel.await;
     }
 }
 
@@ -121,7 +106,7 @@ async fn handshake(
 }
 
 /// Serves requests, until the connection ends or turns into a tunnel.
-async fn serve_requests<S>(server: &Server, mut stream: S, from: ClientConn) -> Option<Turned<S>>
+async fn serve_requests<S>(server: &Server, mut stream: S, from: ClientConn) -> Option<Tunnel>
 where
     S: ClientStream + Send + 'static,
 {
@@ -147,12 +132,7 @@ where
 
 /// Requests for the relay, one after the other, until the connection ends or turns into something
 /// else: a tunnel by CONNECT, or another protocol by an upgrade.
-async fn relay<S>(
-    server: &Server,
-    stream: S,
-    from: ClientConn,
-    first: BytesMut,
-) -> Option<Turned<S>>
+async fn relay<S>(server: &Server, stream: S, from: ClientConn, first: BytesMut) -> Option<Tunnel>
 where
     S: ClientStream + Send + 'static,
 {
@@ -179,8 +159,7 @@ where
         }
         Stop::Connect(head) => return connect(server, stream, from, &head, early).await,
         Stop::Upgraded => {
-            let into = Into::Switch(switch.take()?);
-            return Some(Turned { stream, into, early });
+            return Some(Box::pin(switch.take()?.run(stream, early)));
         }
         Stop::Broken => stream.reset(),
     }
@@ -195,9 +174,9 @@ async fn connect<S>(
     from: ClientConn,
     head: &Head,
     mut early: Vec<u8>,
-) -> Option<Turned<S>>
+) -> Option<Tunnel>
 where
-    S: ClientStream,
+    S: ClientStream + Send + 'static,
 {
     let read_at = Instant::now();
     let request = ConnectRequest { target: &head.target, headers: &head.headers, read_at };
@@ -206,7 +185,7 @@ where
         Ok(tunnel) => {
             stream.write_all(ESTABLISHED).await.ok()?;
             stream.flush().await.ok()?;
-            Some(Turned { stream, into: Into::Tunnel(tunnel), early })
+            Some(Box::pin(tunnel.run(stream, early)))
         }
         Err(problem) => {
             last_words(&mut stream, &problem.to_http1()).await;
