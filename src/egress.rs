@@ -179,7 +179,8 @@ impl Egress {
                 ("direct", upstream.map_err(refused))
             }
             Route::Tunnel(passage) => {
-                let passed = passage.open(pinned.vetted.addresses()).await;
+                // Boxed: larger by far than all that the direct way needs.
+                let passed = Box::pin(passage.open(pinned.vetted.addresses())).await;
                 let upstream = passed.map(|passed| {
                     notes.route = Some(passed.tunnel);
                     Upstream { stream: Carrier::Tunnel(passed.stream), address: passed.address }

@@ -42,7 +42,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("resolve", "dial"),
     ("tls", "origin target"),
     ("tunnel::error", "reason"),
-    ("forward::pump", ""),
+    ("forward::splice", ""),
+    ("forward::pump", "forward::splice"),
     ("multiplex", ""),
     ("connector", "dial forward::pump multiplex origin policy store telemetry tunnel::error"),
     (

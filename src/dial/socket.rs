@@ -106,8 +106,8 @@ pub(crate) fn udp_unconnected(peer: SocketAddr, source: Option<IpAddr>) -> io::R
 
 /// Sends the first packet.
 fn begin(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?; // never IPv4 in disguise from the IPv6 socket
     }

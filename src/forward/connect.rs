@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep},
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::{
     client_hello::{self, Hello},
@@ -33,6 +33,11 @@ use crate::{
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Ends the stream in a way that the client cannot mistake for a clean end.
     fn reset(self);
+
+    /// The TCP socket that the stream is, where it is nothing more.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl ClientStream for TcpStream {
@@ -40,15 +45,26 @@ impl ClientStream for TcpStream {
         // Without lingering, closing sends RST. Where the option fails the close is still one.
         let _ignored = self.set_zero_linger();
     }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 impl ClientStream for Carrier {
     fn reset(self) {
         Self::reset(self);
     }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Direct(stream) => Some(stream),
+            Self::Tunnel(_) => None,
+        }
+    }
 }
 
-impl ClientStream for tokio_rustls::server::TlsStream<TcpStream> {
+impl ClientStream for Box<tokio_rustls::server::TlsStream<TcpStream>> {
     fn reset(self) {
         self.into_inner().0.reset();
     }
@@ -80,17 +96,22 @@ pub struct Terms {
 }
 
 /// An open tunnel.
-struct Tunnel<'a, C, T> {
+struct Tunnel<C, T> {
     client: C,
     target: T,
-    terms: &'a Terms,
+    terms: Terms,
+    record: Record,
     up: Pump,
     down: Pump,
     last_moved: Instant,
     /// While the first bytes are those of a ClientHello: when it has to be complete.
     hello_by: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// What ends a tunnel besides its two sides.
+struct Limits<'p, 'c> {
+    timer: Pin<&'p mut Sleep>,
+    cut: Pin<&'p mut WaitForCancellationFuture<'c>>,
 }
 
 /// Why a tunnel ended.
@@ -104,62 +125,76 @@ enum End {
 }
 
 /// Carries a tunnel to its end and notes how it ended. `early` are bytes that the client sent
-/// before the 200; they have been held back until now.
-pub async fn tunnel<C: ClientStream, T: ClientStream>(
+/// before the 200; they have been held back until now. `counted` is dropped at the end, before the
+/// record is.
+///
+/// Not an `async fn`, which would keep its arguments beside the tunnel that they become: this is
+/// what an idle tunnel costs.
+pub fn tunnel<C: ClientStream, T: ClientStream, X>(
     client: C,
     early: Vec<u8>,
     target: T,
-    terms: &Terms,
-    record: &mut Record,
-) {
+    terms: Terms,
+    record: Record,
+    counted: X,
+) -> impl Future<Output = ()> {
+    let cut = terms.cut.clone();
     let mut tunnel = Tunnel {
         client,
         target,
         terms,
-        up: Pump::default(),
+        record,
+        up: Pump::beginning_with(early),
         down: Pump::default(),
         last_moved: Instant::now(),
         hello_by: None,
-        timer: Box::pin(tokio::time::sleep(terms.idle_timeout)),
-        cut: Box::pin(terms.cut.clone().cancelled_owned()),
     };
-    let end = match tunnel.first_bytes(early, record).await {
-        Ok(held) => {
-            tunnel.up = Pump::beginning_with(held);
-            tunnel.flow(record).await
+    async move {
+        let timer = pin!(tokio::time::sleep(tunnel.terms.idle_timeout));
+        let cut = pin!(cut.cancelled());
+        let end = tunnel.carry(Limits { timer, cut }).await;
+        if matches!(end, End::Refused(_)) && tunnel.down.bytes == 0 {
+            // Boxed, so that no other tunnel keeps room for it.
+            Box::pin(tunnel.alert()).await;
         }
-        Err(end) => end,
-    };
-    record.to_target = tunnel.up.bytes;
-    record.to_client = tunnel.down.bytes;
-    tunnel.end(end, record).await;
+        let record = tunnel.end(end);
+        drop(counted);
+        drop(record);
+    }
 }
 
-impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
+impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
+    async fn carry(&mut self, mut limits: Limits<'_, '_>) -> End {
+        if let Err(end) = self.first_bytes(&mut limits).await {
+            return end;
+        }
+        self.hello_by = None;
+        self.last_moved = Instant::now();
+        limits.timer.as_mut().reset(far(self.last_moved, self.terms.idle_timeout));
+        poll_fn(|cx| self.poll_flow(cx, &mut limits)).await
+    }
+
     /// Holds the client's first bytes until they show what they are. The target's bytes flow
     /// meanwhile: some protocols let the server speak first.
-    async fn first_bytes(&mut self, early: Vec<u8>, record: &mut Record) -> Result<Vec<u8>, End> {
-        let mut held = early;
+    async fn first_bytes(&mut self, limits: &mut Limits<'_, '_>) -> Result<(), End> {
         if self.terms.host.is_none() {
-            return Ok(held);
+            return Ok(());
         }
         loop {
-            match client_hello::read(&held) {
-                Hello::NotTls => return Ok(held),
-                Hello::Hello { server_name } => {
-                    return self.judge_name(server_name.as_deref()).map(|()| held);
-                }
+            match client_hello::read(self.up.kept()) {
+                Hello::NotTls => return Ok(()),
+                Hello::Hello { server_name } => return self.judge_name(server_name.as_deref()),
                 Hello::Malformed(what) => return Err(End::Refused(bad_hello(what))),
                 Hello::Incomplete => {}
             }
-            if !held.is_empty() && self.hello_by.is_none() {
+            if !self.up.kept().is_empty() && self.hello_by.is_none() {
                 let by = far(Instant::now(), self.terms.hello_timeout);
                 self.hello_by = Some(by);
-                self.timer.as_mut().reset(by);
+                limits.timer.as_mut().reset(by);
             }
-            let ended = poll_fn(|cx| self.poll_hello(cx, &mut held, record)).await?;
-            if ended && held.is_empty() {
-                return Ok(held);
+            let ended = poll_fn(|cx| self.poll_hello(cx, limits)).await?;
+            if ended && self.up.kept().is_empty() {
+                return Ok(());
             }
             if ended {
                 return Err(End::Refused(bad_hello("it ends before it is complete")));
@@ -172,23 +207,22 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
     fn poll_hello(
         &mut self,
         cx: &mut Context<'_>,
-        held: &mut Vec<u8>,
-        record: &mut Record,
+        limits: &mut Limits<'_, '_>,
     ) -> Poll<Result<bool, End>> {
-        if let Poll::Ready(end) = self.poll_down(cx, record) {
+        if let Poll::Ready(end) = self.poll_down(cx) {
             return Poll::Ready(Err(end));
         }
         let mut chunk = [0; 2048];
         let mut read = ReadBuf::new(&mut chunk);
         match Pin::new(&mut self.client).poll_read(cx, &mut read) {
             Poll::Ready(Ok(())) => {
-                held.extend_from_slice(read.filled());
+                self.up.keep(read.filled());
                 return Poll::Ready(Ok(read.filled().is_empty()));
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Err(End::ClientReset)),
             Poll::Pending => {}
         }
-        match self.poll_limits(cx) {
+        match self.poll_limits(cx, limits) {
             Poll::Ready(End::Idle) if self.hello_by.is_some() => {
                 Poll::Ready(Err(End::Refused(bad_hello("it did not arrive in time"))))
             }
@@ -217,42 +251,41 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
     }
 
     /// Both directions, until both have ended.
-    async fn flow(&mut self, record: &mut Record) -> End {
-        self.hello_by = None;
-        self.last_moved = Instant::now();
-        self.timer.as_mut().reset(far(self.last_moved, self.terms.idle_timeout));
-        poll_fn(|cx| self.poll_flow(cx, record)).await
-    }
-
-    fn poll_flow(&mut self, cx: &mut Context<'_>, record: &mut Record) -> Poll<End> {
+    fn poll_flow(&mut self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
         let before = self.up.bytes;
-        let up = self.up.poll(cx, Pin::new(&mut self.client), Pin::new(&mut self.target));
-        self.moved(before, self.up.bytes, &self.terms.to_target);
+        let (source, sink) = (Pin::new(&mut self.client), Pin::new(&mut self.target));
+        let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp);
+        if moved(before, self.up.bytes, &self.terms.to_target) {
+            self.last_moved = Instant::now();
+        }
         match up {
             Poll::Ready(Err((Side::Source, _))) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err((Side::Sink, _))) => return Poll::Ready(End::TargetReset),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        if let Poll::Ready(end) = self.poll_down(cx, record) {
+        if let Poll::Ready(end) = self.poll_down(cx) {
             return Poll::Ready(end);
         }
         if self.up.is_ended() && self.down.is_ended() {
             return Poll::Ready(End::Closed);
         }
-        self.poll_limits(cx)
+        self.poll_limits(cx, limits)
     }
 
     /// The direction towards the client. Ready only when something broke.
-    fn poll_down(&mut self, cx: &mut Context<'_>, record: &mut Record) -> Poll<End> {
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.down.is_ended() {
             return Poll::Pending;
         }
         let before = self.down.bytes;
-        let down = self.down.poll(cx, Pin::new(&mut self.target), Pin::new(&mut self.client));
+        let (source, sink) = (Pin::new(&mut self.target), Pin::new(&mut self.client));
+        let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp);
         if before == 0 && self.down.bytes > 0 {
-            record.first_byte = Some(record.elapsed());
+            self.record.first_byte = Some(self.record.elapsed());
         }
-        self.moved(before, self.down.bytes, &self.terms.to_client);
+        if moved(before, self.down.bytes, &self.terms.to_client) {
+            self.last_moved = Instant::now();
+        }
         match down {
             Poll::Ready(Err((Side::Source, _))) => Poll::Ready(End::TargetReset),
             Poll::Ready(Err((Side::Sink, _))) => Poll::Ready(End::ClientReset),
@@ -260,52 +293,46 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
         }
     }
 
-    fn moved(&mut self, before: u64, after: u64, counter: &IntCounter) {
-        let bytes = after.saturating_sub(before);
-        if bytes > 0 {
-            counter.inc_by(bytes);
-            self.last_moved = Instant::now();
-        }
-    }
-
     /// The idle timer is not reset with every byte: when it fires it looks how long ago that was.
-    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+    fn poll_limits(&self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
+        if limits.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Cut);
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
+        while limits.timer.as_mut().poll(cx).is_ready() {
             let idle = far(self.last_moved, self.terms.idle_timeout);
             let due = self.hello_by.map_or(idle, |by| by.min(idle));
             if due <= Instant::now() {
                 return Poll::Ready(End::Idle);
             }
-            self.timer.as_mut().reset(due);
+            limits.timer.as_mut().reset(due);
         }
         Poll::Pending
     }
 
     /// Ends both streams as fits how the tunnel ended, and notes it.
-    async fn end(mut self, end: End, record: &mut Record) {
-        record.end = match end {
-            End::Closed => Some("closed"),
-            End::Idle => Some("idle_timeout"),
-            End::Cut => Some("drain_timeout"),
-            End::ClientReset => Some("client_reset"),
-            End::TargetReset => Some("target_reset"),
+    fn end(mut self, end: End) -> Record {
+        self.record.to_target = self.up.bytes;
+        self.record.to_client = self.down.bytes;
+        let (word, both) = match end {
+            End::Closed => {
+                self.record.end = Some("closed");
+                return self.record;
+            }
             End::Refused(refusal) => {
-                if self.down.bytes == 0 {
-                    self.alert().await;
-                }
-                record.refused(refusal);
-                Some("cut")
+                self.record.refused(refusal);
+                ("cut", false)
             }
+            End::Idle => ("idle_timeout", true),
+            End::Cut => ("drain_timeout", true),
+            End::ClientReset => ("client_reset", true),
+            End::TargetReset => ("target_reset", true),
         };
-        if record.end != Some("closed") {
-            self.target.reset();
-            if record.end != Some("cut") {
-                self.client.reset();
-            }
+        self.record.end = Some(word);
+        self.target.reset();
+        if both {
+            self.client.reset();
         }
+        self.record
     }
 
     /// Tells a TLS client why: a fatal `unrecognized_name` alert (RFC 6066, section 3) is what its
@@ -314,6 +341,15 @@ impl<C: ClientStream, T: ClientStream> Tunnel<'_, C, T> {
         const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
         last_words(&mut self.client, &UNRECOGNIZED_NAME).await;
     }
+}
+
+/// Counts the bytes of a turn; whether there were any.
+fn moved(before: u64, after: u64, counter: &IntCounter) -> bool {
+    let bytes = after.saturating_sub(before);
+    if bytes > 0 {
+        counter.inc_by(bytes);
+    }
+    bytes > 0
 }
 
 fn bad_hello(what: &str) -> Refusal {

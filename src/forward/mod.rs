@@ -9,4 +9,5 @@ pub mod interim;
 pub mod linger;
 pub mod pool;
 pub mod pump;
+mod splice;
 pub mod upstream;

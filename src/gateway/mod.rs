@@ -90,8 +90,8 @@ pub struct Opened {
     terms: Terms,
     record: Record,
     metrics: Arc<Metrics>,
-    _counted: Open,
-    _slots: (Slot<String>, Slot<TargetId>),
+    counted: Open,
+    slots: (Slot<String>, Slot<TargetId>),
 }
 
 impl Gateway {
@@ -136,7 +136,7 @@ impl Gateway {
                 record.allowed(200);
                 let metrics = Arc::clone(&self.metrics);
                 let counted = Open::new(metrics.connections.with_label_values(&["upstream"]));
-                Ok(Opened { upstream, terms, record, metrics, _counted: counted, _slots: slots })
+                Ok(Opened { upstream, terms, record, metrics, counted, slots })
             }
             Err(refusal) => Err(refuse(&view, refusal, record)),
         }
@@ -246,10 +246,10 @@ impl Gateway {
 
 impl Opened {
     /// Carries the tunnel to its end; the client has been told by now.
-    pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
-        let open = Open::new(self.metrics.tunnels_open.clone());
-        tunnel(client, early, self.upstream, &self.terms, &mut self.record).await;
-        drop(open);
+    pub fn run<C: ClientStream>(self, client: C, early: Vec<u8>) -> impl Future<Output = ()> {
+        let Self { upstream, terms, record, metrics, counted, slots } = self;
+        let open = Open::new(metrics.tunnels_open.clone());
+        tunnel(client, early, upstream, terms, record, (open, counted, slots))
     }
 }
 

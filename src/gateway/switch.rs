@@ -39,13 +39,14 @@ pub struct Switch {
 
 impl Switch {
     /// Carries the other protocol to its end, byte for byte.
-    pub async fn run(mut self, client: impl ClientStream, early: Vec<u8>) {
-        match self.upstream.await {
+    pub async fn run(self, client: impl ClientStream, early: Vec<u8>) {
+        let Self { upstream, terms, mut record, _slots: slots } = self;
+        match upstream.await {
             Ok(upstream) => {
                 let upstream = TokioIo::new(upstream);
-                tunnel(client, early, upstream, &self.terms, &mut self.record).await;
+                Box::pin(tunnel(client, early, upstream, terms, record, slots)).await;
             }
-            Err(_) => self.record.end = Some("target_reset"),
+            Err(_) => record.end = Some("target_reset"),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! One client connection: which protocol it speaks, and its requests, until it ends.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use http::{Method, Request};
 use hyper::body::Incoming;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::Instant,
 };
@@ -38,15 +46,29 @@ pub async fn serve(
     accepted: Instant,
     tls: Option<Arc<ServerTls>>,
 ) {
+    let from = ClientConn { certificate_names: Vec::new(), accepted };
     match tls {
-        None => serve_stream(&server, stream, accepted, Vec::new()).await,
+        None => serve_stream(&server, stream, from).await,
         Some(tls) => {
-            let Some(stream) = Box::pin(handshake(&server, stream, &tls)).await else { return };
-            let names =
-                stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(peer_names);
-            let served = serve_stream(&server, stream, accepted, names.unwrap_or_default());
-            Box::pin(served).await;
+            let Some((stream, names)) = Box::pin(handshake(&server, stream, &tls)).await else {
+                return;
+            };
+            serve_stream(&server, stream, ClientConn { certificate_names: names, ..from }).await;
         }
+    }
+}
+
+/// What a connection turns into when it is no longer one of requests, carried to its end.
+type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn serve_stream<S>(server: &Server, stream: S, from: ClientConn)
+where
+    S: ClientStream + Send + 'static,
+{
+    // Each in a box of its own: the memory for requests is given back before a tunnel begins, which
+    // may stand idle for days.
+    if let Some(tunnel) = Box::pin(serve_requests(server, stream, from)).await {
+        tunnel.await;
     }
 }
 
@@ -63,14 +85,18 @@ async fn handshake(
     server: &Server,
     stream: TcpStream,
     tls: &ServerTls,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<(Box<TlsStream<TcpStream>>, Vec<String>)> {
     let started = Instant::now();
     let limit = server.gateway.view.load().limits.tls_timeout;
     let result = tokio::time::timeout(limit, tls.acceptor().accept(stream)).await;
     let histogram = &server.gateway.metrics.tls_handshake_duration;
     histogram.observe(started.elapsed().as_secs_f64());
     match result {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok(stream)) => {
+            let names =
+                stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(peer_names);
+            Some((Box::new(stream), names.unwrap_or_default()))
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "a client's TLS handshake failed");
             None
@@ -79,32 +105,34 @@ async fn handshake(
     }
 }
 
-async fn serve_stream<S>(server: &Server, mut stream: S, accepted: Instant, names: Vec<String>)
+/// Serves requests, until the connection ends or turns into a tunnel.
+async fn serve_requests<S>(server: &Server, mut stream: S, from: ClientConn) -> Option<Tunnel>
 where
     S: ClientStream + Send + 'static,
 {
-    let from = ClientConn { certificate_names: names, accepted };
     let mut buffer = BytesMut::new();
-    let head = read_head(server, &mut stream, &mut buffer).await;
-    match head {
-        // Boxed, so that a tunnel's task does not carry what only others need.
-        Ok(First::Http2) => Box::pin(http2::serve(server, stream, buffer.freeze(), from)).await,
+    match read_head(server, &mut stream, &mut buffer).await {
+        Ok(First::Http2) => {
+            Box::pin(http2::serve(server, stream, buffer.freeze(), from)).await;
+            None
+        }
         Ok(First::Http1(head, length)) if head.method == Method::CONNECT => {
             let early = buffer.split_off(length).to_vec();
-            connect(server, stream, from, &head, early).await;
+            connect(server, stream, from, &head, early).await
         }
-        Ok(First::Http1(..)) => Box::pin(requests(server, stream, from, buffer)).await,
-        Err(Broken::Gone) => {}
+        Ok(First::Http1(..)) => Box::pin(relay(server, stream, from, buffer)).await,
+        Err(Broken::Gone) => None,
         Err(Broken::Refused(refusal)) => {
             let problem = server.gateway.refuse(refusal, None, Instant::now());
             last_words(&mut stream, &problem.to_http1()).await;
+            None
         }
     }
 }
 
 /// Requests for the relay, one after the other, until the connection ends or turns into something
 /// else: a tunnel by CONNECT, or another protocol by an upgrade.
-async fn requests<S>(server: &Server, stream: S, from: ClientConn, first: BytesMut)
+async fn relay<S>(server: &Server, stream: S, from: ClientConn, first: BytesMut) -> Option<Tunnel>
 where
     S: ClientStream + Send + 'static,
 {
@@ -122,49 +150,47 @@ where
         server.gateway.relay(&from, request)
     };
     let ended = http1::serve(stream, first, patience, &server.drain, relay).await;
-    let mut stream = ended.stream;
+    let (mut stream, early) = (ended.stream, ended.early.to_vec());
     match ended.why {
         Stop::Closed => last_words(&mut stream, b"").await,
         Stop::Fault(refusal) => {
             let problem = server.gateway.refuse(refusal, None, Instant::now());
             last_words(&mut stream, &problem.to_http1()).await;
         }
-        Stop::Connect(head) => {
-            connect(server, stream, from, &head, ended.early.to_vec()).await;
-        }
+        Stop::Connect(head) => return connect(server, stream, from, &head, early).await,
         Stop::Upgraded => {
-            if let Some(switch) = switch.take() {
-                switch.run(stream, ended.early.to_vec()).await;
-            }
+            return Some(Box::pin(switch.take()?.run(stream, early)));
         }
         Stop::Broken => stream.reset(),
     }
+    None
 }
 
 /// One CONNECT over HTTP/1. `early` is what the client sent behind its head: held until the tunnel
 /// stands, thrown away with a refusal, and never read as another request (CVE-2025-64763).
-async fn connect<S>(server: &Server, mut stream: S, from: ClientConn, head: &Head, early: Vec<u8>)
+async fn connect<S>(
+    server: &Server,
+    mut stream: S,
+    from: ClientConn,
+    head: &Head,
+    mut early: Vec<u8>,
+) -> Option<Tunnel>
 where
-    S: ClientStream,
+    S: ClientStream + Send + 'static,
 {
     let read_at = Instant::now();
     let request = ConnectRequest { target: &head.target, headers: &head.headers, read_at };
-    let mut early = early;
-    let opened = {
-        // Boxed, so that its memory is given back before the tunnel begins.
-        let decision = Box::pin(server.gateway.connect(&from, request));
-        match with_client(decision, &mut stream, &mut early).await {
-            Some(decision) => decision,
-            None => return,
-        }
-    };
-    match opened {
+    let decision = pin!(server.gateway.connect(&from, request));
+    match with_client(decision, &mut stream, &mut early).await? {
         Ok(tunnel) => {
-            if stream.write_all(ESTABLISHED).await.is_ok() && stream.flush().await.is_ok() {
-                tunnel.run(stream, early).await;
-            }
+            stream.write_all(ESTABLISHED).await.ok()?;
+            stream.flush().await.ok()?;
+            Some(Box::pin(tunnel.run(stream, early)))
         }
-        Err(problem) => last_words(&mut stream, &problem.to_http1()).await,
+        Err(problem) => {
+            last_words(&mut stream, &problem.to_http1()).await;
+            None
+        }
     }
 }
 
@@ -174,7 +200,7 @@ const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// Waits for a decision, but not longer than the client does: when it goes away, the look-ups and
 /// connection attempts for it end too. What it sends meanwhile is held.
 async fn with_client<T>(
-    mut decision: Pin<Box<impl Future<Output = T>>>,
+    mut decision: Pin<&mut impl Future<Output = T>>,
     stream: &mut (impl AsyncRead + Unpin),
     early: &mut Vec<u8>,
 ) -> Option<T> {
@@ -184,7 +210,7 @@ async fn with_client<T>(
         tokio::select! {
             biased;
             decided = &mut decision => return Some(decided),
-            read = stream.read_buf(early), if room => match read {
+            read = read_more(stream, early), if room => match read {
                 // A client that has only shut down its sending side still waits for the answer.
                 Ok(0) => half_closed = true,
                 Ok(_) => {}
@@ -192,6 +218,21 @@ async fn with_client<T>(
             },
         }
     }
+}
+
+/// Reads once, and takes memory only for what came.
+async fn read_more(
+    stream: &mut (impl AsyncRead + Unpin),
+    to: &mut impl BufMut,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut read = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        to.put_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }
 
 /// What a connection begins with.
@@ -224,8 +265,7 @@ where
     let reading = async {
         let mut scanner = Scanner::new(limit);
         loop {
-            buffer.reserve(READ_BYTES);
-            match stream.read_buf(buffer).await {
+            match read_more(stream, buffer).await {
                 Ok(0) | Err(_) => return Err(Broken::Gone),
                 Ok(_) => {}
             }

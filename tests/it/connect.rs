@@ -90,6 +90,31 @@ fn a_client_that_does_not_read_costs_no_memory() {
     });
 }
 
+/// What a client does not take of a bulk transfer waits in a pipe, which is closed with the tunnel.
+#[test]
+fn bulk_that_stalls_holds_a_pipe_for_as_long_as_its_tunnel_stands() {
+    lab::run(async |lab| {
+        let _receiver =
+            Receiver::with(
+                (PUBLIC, 443),
+                async |mut guest| {
+                    while guest.write(&vec![7; 65_536]).await.is_ok() {}
+                },
+            );
+        let gateway = lab.gateway_with_acme().await;
+        let open = async || gateway.metrics().await.sum("process_open_fds", &[]);
+        let before = open().await;
+        let tunnels =
+            [gateway.tunnel("acme.example:443").await, gateway.tunnel("acme.example:443").await];
+        eventually("two sockets and a pipe for each tunnel", async || {
+            (open().await == before + 8.0).then_some(())
+        })
+        .await;
+        drop(tunnels);
+        eventually("all of it closed", async || (open().await == before).then_some(())).await;
+    });
+}
+
 #[test]
 fn the_target_sees_the_egress_address() {
     lab::run(async |lab| {
