@@ -1,9 +1,11 @@
 //! Everything noted of one request or tunnel, and the one event that is written at its end.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::time::Instant;
+use tracing::Level;
 use ulid::Ulid;
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     egress::Notes,
     reason::Refusal,
     target::TargetId,
-    telemetry::metrics::Metrics,
+    telemetry::{self, metrics::Metrics},
 };
 
 /// Where records end up besides the log.
@@ -180,31 +182,201 @@ impl Drop for Record {
 
 /// The canonical event.
 fn write(decision: &Decision) {
-    let Timings { auth, policy, dns, connect, tls, first_byte, total } = decision.timings;
-    tracing::info!(
-        decision_id = decision.decision_id,
-        client = decision.client,
-        target = decision.target.as_deref(),
-        mode = decision.mode,
-        method = decision.method,
-        authority = decision.authority,
-        decision = decision.decision,
-        code = decision.code,
-        cause = decision.cause,
-        detail = decision.detail,
-        pinned = decision.pinned.map(tracing::field::display),
-        route = decision.route.as_deref(),
-        auth,
-        policy,
-        dns,
-        connect,
-        tls,
-        first_byte,
-        total,
-        bytes_to_target = decision.bytes_to_target,
-        bytes_to_client = decision.bytes_to_client,
-        status = decision.status,
-        end = decision.end,
-        "request"
-    );
+    if !tracing::enabled!(Level::INFO) {
+        return;
+    }
+    let event = Event::of(decision);
+    if !telemetry::write_json(decision.time, MESSAGE, &event) {
+        event.trace();
+    }
+}
+
+const MESSAGE: &str = "request";
+
+/// The fields of the canonical event; what has no value is left out.
+#[derive(Serialize)]
+struct Event<'a> {
+    decision_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<&'a str>,
+    decision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte: Option<f64>,
+    total: f64,
+    bytes_to_target: u64,
+    bytes_to_client: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<&'static str>,
+}
+
+impl<'a> Event<'a> {
+    fn of(decision: &'a Decision) -> Self {
+        let Timings { auth, policy, dns, connect, tls, first_byte, total } = decision.timings;
+        Self {
+            decision_id: &decision.decision_id,
+            client: decision.client.as_deref(),
+            target: decision.target.as_deref(),
+            mode: decision.mode,
+            method: decision.method.as_deref(),
+            authority: decision.authority.as_deref(),
+            decision: decision.decision,
+            code: decision.code,
+            cause: decision.cause,
+            detail: decision.detail.as_deref(),
+            pinned: decision.pinned,
+            route: decision.route.as_deref(),
+            auth,
+            policy,
+            dns,
+            connect,
+            tls,
+            first_byte,
+            total,
+            bytes_to_target: decision.bytes_to_target,
+            bytes_to_client: decision.bytes_to_client,
+            status: decision.status,
+            end: decision.end,
+        }
+    }
+
+    fn trace(&self) {
+        tracing::info!(
+            decision_id = self.decision_id,
+            client = self.client,
+            target = self.target,
+            mode = self.mode,
+            method = self.method,
+            authority = self.authority,
+            decision = self.decision,
+            code = self.code,
+            cause = self.cause,
+            detail = self.detail,
+            pinned = self.pinned.map(tracing::field::display),
+            route = self.route,
+            auth = self.auth,
+            policy = self.policy,
+            dns = self.dns,
+            connect = self.connect,
+            tls = self.tls,
+            first_byte = self.first_byte,
+            total = self.total,
+            bytes_to_target = self.bytes_to_target,
+            bytes_to_client = self.bytes_to_client,
+            status = self.status,
+            end = self.end,
+            "{MESSAGE}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::tests::{both_ways, without_time};
+
+    fn decision() -> Decision {
+        Decision {
+            decision_id: "01K9Q6M3V5T8W2X4Y6Z8A0B2C4".into(),
+            time: Timestamp::now(),
+            client: None,
+            target: None,
+            mode: "unknown",
+            method: None,
+            authority: None,
+            decision: "aborted",
+            code: None,
+            cause: None,
+            detail: None,
+            pinned: None,
+            route: None,
+            timings: Timings { total: 0.1, ..Timings::default() },
+            bytes_to_target: 0,
+            bytes_to_client: 0,
+            status: None,
+            end: None,
+        }
+    }
+
+    fn full() -> Decision {
+        let timings = Timings {
+            auth: Some(0.012),
+            policy: Some(1e-3),
+            dns: Some(0.0),
+            connect: Some(123_456.789),
+            tls: Some(14.0),
+            first_byte: Some(1e16),
+            total: 3.25,
+        };
+        Decision {
+            client: Some("app \"one\"\\".into()),
+            target: Some("acme-jira".into()),
+            mode: "relay",
+            method: Some("GET\u{7f}\u{1}\n".into()),
+            authority: Some("jira.acme.example:443".into()),
+            decision: "refused",
+            code: Some("SELF_HOSTED_DNS_FAILED"),
+            cause: Some("dns_nxdomain"),
+            detail: Some("näme/\u{2028}\u{1b}[2J does not exist".into()),
+            pinned: Some("[2001:db8::1]:443".parse().unwrap()),
+            route: Some("direct".into()),
+            timings,
+            bytes_to_target: u64::MAX,
+            bytes_to_client: 7,
+            status: Some(502),
+            end: Some("closed"),
+            ..decision()
+        }
+    }
+
+    #[test]
+    fn an_event_has_the_same_bytes_past_tracing_as_through_it() {
+        for decision in [decision(), full()] {
+            let event = Event::of(&decision);
+            let (direct, traced) = both_ways(decision.time, MESSAGE, &event, || event.trace());
+            assert_eq!(without_time(&direct), without_time(&traced));
+            assert_eq!(direct.len(), traced.len(), "{direct}{traced}");
+            assert!(direct.ends_with("}\n"), "{direct}");
+        }
+    }
+
+    #[test]
+    fn an_event_with_everything_has_every_field_of_a_decision() {
+        let decision = full();
+        let event = serde_json::to_value(Event::of(&decision)).unwrap();
+        let mut held = serde_json::to_value(&decision).unwrap();
+        let held = held.as_object_mut().unwrap();
+        assert!(held.remove("time").is_some());
+        let serde_json::Value::Object(timings) = held.remove("timings").unwrap() else { panic!() };
+        held.extend(timings);
+        assert_eq!(event.as_object().unwrap(), held);
+    }
 }

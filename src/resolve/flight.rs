@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::Name;
 use moka::Expiry;
-use moka::future::Cache;
+use moka::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -60,7 +60,8 @@ impl Flights {
 
     /// What is remembered of the name, or what its one lookup finds.
     pub(super) async fn resolve(&self, name: &str) -> Outcome {
-        if let Some(remembered) = self.shared.remembered(name).await {
+        // without a wait: what is remembered costs its request no task switch
+        if let Some(remembered) = self.shared.remembered(name) {
             return remembered;
         }
         let mut outcome = self.join(name)?;
@@ -114,8 +115,8 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn remembered(&self, name: &str) -> Option<Outcome> {
-        let remembered = self.cache.get(name).await?;
+    fn remembered(&self, name: &str) -> Option<Outcome> {
+        let remembered = self.cache.get(name)?;
         // also by our own clock, which tests can stop
         let fresh = Instant::now() < remembered.expires;
         fresh.then(|| remembered.outcome.map(|answer| Answer { cached: true, ..answer }))
@@ -156,12 +157,12 @@ struct Landing {
 impl Landing {
     async fn fly(self) {
         // whoever began this had looked before the last lookup ended, perhaps
-        let outcome = if let Some(outcome) = self.shared.remembered(&self.name).await {
+        let outcome = if let Some(outcome) = self.shared.remembered(&self.name) {
             outcome
         } else {
             let found = self.shared.look_up(&self.name).await;
             let outcome = found.outcome.clone();
-            self.shared.cache.insert(Arc::clone(&self.name), found).await;
+            self.shared.cache.insert(Arc::clone(&self.name), found);
             outcome
         };
         drop(self.tell.send_replace(Some(outcome)));

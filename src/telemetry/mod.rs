@@ -4,27 +4,33 @@
 //! for formatting its line and for handing it over, never for the write. The queue in between is
 //! bounded, and a line that finds it full is dropped and counted ([`dropped_lines`]), so that a
 //! reader that has stopped reading cannot stop the gateway.
+//!
+//! Events are tracing's. The one that every request writes goes past it where lines are JSON
+//! ([`write_json`]): through tracing's visitor it costs three times as much.
 
 mod connectivity;
+mod lines;
 pub mod metrics;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tunnels;
 
 pub use connectivity::Connectivity;
 pub use tunnels::TunnelMetrics;
 
 use std::{
+    cell::RefCell,
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
     panic::{self, PanicHookInfo},
     sync::OnceLock,
     thread,
+    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
 use tracing::{Subscriber, level_filters::LevelFilter};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer as _,
     field::MakeExt as _,
@@ -33,6 +39,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     registry,
 };
+
+use lines::Lines;
 
 /// How log events are written: `telemetry.log`. Default `json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -71,18 +79,22 @@ pub enum InitError {
     /// [`init`] has been called before in this process.
     #[error("logging has been started before")]
     Started(#[source] tracing::subscriber::SetGlobalDefaultError),
+    /// The thread that writes could not be started.
+    #[error("the log's thread cannot be started")]
+    Thread(#[source] io::Error),
 }
 
 /// Keeps logging alive. When it is dropped, the lines still in the queue are written (waiting at
-/// most about a second for a slow reader), and panics are printed as Rust does by default.
+/// most a second for a slow reader), and panics are printed as Rust does by default.
 #[must_use = "logging ends when the guard is dropped"]
 #[derive(Debug)]
 pub struct Guard {
-    _worker: WorkerGuard,
+    lines: Lines,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.lines.end(END_TIMEOUT);
         // Changing the hook is not allowed while panicking, and then the process ends anyway.
         if !thread::panicking() {
             drop(panic::take_hook());
@@ -104,37 +116,82 @@ pub fn init(log_format: LogFormat) -> Result<Guard, InitError> {
     let no_color = !matches!(variable("NO_COLOR"), Ok(None));
     let colours = io::stderr().is_terminal() && !no_color;
 
-    // The thread flushes when its queue is empty, so that a burst of lines is a single write.
-    let standard_error = io::BufWriter::with_capacity(WRITE_BYTES, io::stderr());
-    let (lines, worker) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LINES_MAX)
-        .thread_name("log")
-        .finish(standard_error);
-    let counter = lines.error_counter();
-    tracing::subscriber::set_global_default(subscriber(log_format, colours, levels, lines))
-        .map_err(InitError::Started)?;
+    let lines = Lines::to(io::stderr()).map_err(InitError::Thread)?;
+    let subscriber = subscriber(log_format, colours, levels, lines.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(InitError::Started)?;
     // It cannot be set yet: only the one call that set the subscriber gets here.
-    DROPPED_LINES.get_or_init(|| counter);
+    LOG.get_or_init(|| Log { lines: lines.clone(), log_format });
     panic::set_hook(Box::new(log_panic));
-    Ok(Guard { _worker: worker })
+    Ok(Guard { lines })
 }
 
-/// Log lines dropped since the start because the queue was full.
+/// Log lines dropped since the start: the queue was full, or standard error could not be written.
 pub fn dropped_lines() -> u64 {
-    let lines = DROPPED_LINES.get().map_or(0, ErrorCounter::dropped_lines);
-    u64::try_from(lines).unwrap_or(u64::MAX)
+    LOG.get().map_or(0, |log| log.lines.dropped())
+}
+
+/// Writes an event as tracing would write it with the fields of `event` at level `INFO`, and
+/// `false` where lines are not JSON. Whether that level is wanted is for the caller to ask.
+pub fn write_json(time: Timestamp, message: &str, event: &impl Serialize) -> bool {
+    let Some(Log { lines, log_format: LogFormat::Json }) = LOG.get() else { return false };
+    // A thread that is ending has no buffer any more.
+    let written = LINE.try_with(|line| {
+        let mut line = line.try_borrow_mut().ok()?;
+        json_line(&mut line, time, message, event).ok()?;
+        lines.push(&line);
+        Some(())
+    });
+    matches!(written, Ok(Some(())))
+}
+
+fn json_line(
+    line: &mut Vec<u8>,
+    time: Timestamp,
+    message: &str,
+    event: &impl Serialize,
+) -> serde_json::Result<()> {
+    line.clear();
+    serde_json::to_writer(
+        &mut *line,
+        &JsonLine { timestamp: time, level: "INFO", message, event },
+    )?;
+    line.push(b'\n');
+    Ok(())
+}
+
+/// The fields of a line in the order in which tracing writes them.
+#[derive(Serialize)]
+struct JsonLine<'a, E> {
+    #[serde(serialize_with = "microseconds")]
+    timestamp: Timestamp,
+    level: &'static str,
+    message: &'a str,
+    #[serde(flatten)]
+    event: &'a E,
+}
+
+fn microseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.6}"))
+}
+
+thread_local! {
+    /// What a thread formats its lines in.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Set once by [`init`]: there is one log a process.
-static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Lines that may wait for the writing thread. A canonical event is about 700 bytes, so that a
-/// full queue holds about 12 MB and a second of very high traffic.
-const LINES_MAX: usize = 16_384;
+struct Log {
+    lines: Lines,
+    log_format: LogFormat,
+}
 
-/// Bytes gathered for one write to standard error: what a pipe holds by default (pipe(7)).
-const WRITE_BYTES: usize = 64 * 1024;
+/// How long the end of the program waits for a slow reader of its lines.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a panic waits for its line to be written: it may be the program's last.
+const PANIC_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A variable of the environment; an empty one counts as not set.
 #[expect(
@@ -230,4 +287,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let current = thread::current();
     let place = info.location().map(tracing::field::display);
     tracing::error!(thread = current.name(), place, "panic: {message}");
+    if let Some(log) = LOG.get() {
+        log.lines.flush(PANIC_TIMEOUT);
+    }
 }

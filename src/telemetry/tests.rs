@@ -2,18 +2,18 @@
 
 use std::{
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 
 use serde_json::Value;
 
-use super::*;
+use super::{lines::WAITING_BYTES_MAX, *};
 
 /// Collects what is written.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct Collected(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Lines {
+impl io::Write for Collected {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -23,7 +23,7 @@ impl io::Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for Collected {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -31,13 +31,39 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// The lines that `events` leaves under a value of `RUST_LOG`.
-fn logged(log_format: LogFormat, colours: bool, rust_log: &str, events: fn()) -> Vec<String> {
-    let lines = Lines::default();
+/// What `events` leaves under a value of `RUST_LOG`.
+fn written(log_format: LogFormat, colours: bool, rust_log: &str, events: impl FnOnce()) -> String {
+    let lines = Collected::default();
     let subscriber = subscriber(log_format, colours, levels(rust_log).unwrap(), lines.clone());
     tracing::subscriber::with_default(subscriber, events);
     let bytes = lines.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(bytes).unwrap()
+}
+
+fn logged(log_format: LogFormat, colours: bool, rust_log: &str, events: fn()) -> Vec<String> {
+    written(log_format, colours, rust_log, events).lines().map(str::to_owned).collect()
+}
+
+/// A JSON line as [`write_json`] would write it, and what tracing makes of `traced`.
+pub(crate) fn both_ways(
+    time: Timestamp,
+    message: &str,
+    event: &impl Serialize,
+    traced: impl FnOnce(),
+) -> (String, String) {
+    // whatever a buffer held before is gone
+    let mut direct = b"before".to_vec();
+    json_line(&mut direct, time, message, event).unwrap();
+    (String::from_utf8(direct).unwrap(), written(LogFormat::Json, false, "", traced))
+}
+
+/// A JSON line behind its first field, the time.
+pub(crate) fn without_time(line: &str) -> &str {
+    let (time, rest) = line.split_once(',').unwrap();
+    let time = time.strip_prefix("{\"timestamp\":\"").unwrap().strip_suffix('"').unwrap();
+    let parsed: Timestamp = time.parse().unwrap();
+    assert_eq!(format!("{parsed:.6}"), time);
+    rest
 }
 
 fn json(log: &str, events: fn()) -> Vec<Value> {
@@ -155,6 +181,11 @@ fn a_bad_level_is_an_error_that_names_the_variable() {
     assert!(error.to_string().contains("RUST_LOG"), "{error}");
 }
 
+#[derive(Serialize)]
+struct Counted {
+    number: u64,
+}
+
 /// Set in the processes that the tests below start: logging is started once a process.
 const CHILD: &str = "TELEMETRY_TEST_CHILD";
 
@@ -174,8 +205,9 @@ fn every_line_is_written_before_the_end_and_a_panic_is_one_of_them() {
     if std::env::var_os(CHILD).is_some() {
         let guard = init(LogFormat::Json).unwrap();
         assert!(matches!(init(LogFormat::Json), Err(InitError::Started(_))));
-        for number in 0..1_000 {
+        for number in 0..500 {
             tracing::info!(number, "counted");
+            assert!(write_json(Timestamp::now(), "counted", &Counted { number: number + 500 }));
         }
         let worker = thread::Builder::new().name("worker".into());
         worker.spawn(|| panic!("out of\nluck")).unwrap().join().unwrap_err();
@@ -189,7 +221,10 @@ fn every_line_is_written_before_the_end_and_a_panic_is_one_of_them() {
     assert!(ended.status.success(), "{lines}");
     let events: Vec<Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(events.iter().filter(|event| event["message"] == "counted").count(), 1_000);
+    let counted = events.iter().filter(|event| event["message"] == "counted");
+    let numbers: Vec<_> = counted.map(|event| event["number"].as_u64().unwrap()).collect();
+    let in_order: Vec<_> = (0..500).flat_map(|number| [number, number + 500]).collect();
+    assert_eq!(numbers, in_order);
     let panics: Vec<_> = events.iter().filter(|event| event["level"] == "ERROR").collect();
     let [panic] = &*panics else { panic!("{panics:?}") };
     assert_eq!(panic["message"], "panic: out of\nluck");
@@ -201,11 +236,17 @@ fn every_line_is_written_before_the_end_and_a_panic_is_one_of_them() {
 fn a_reader_that_has_stopped_reading_costs_lines_and_nothing_else() {
     if std::env::var_os(CHILD).is_some() {
         let _guard = init(LogFormat::Json).unwrap();
-        for number in 0..2 * LINES_MAX {
-            tracing::info!(number, "nobody reads this");
+        // what waits, as much in the thread's hands, and what a pipe holds
+        let held = 2 * WAITING_BYTES_MAX + 1024 * 1024;
+        let long = "nobody reads this ".repeat(100);
+        for _ in 0..held / long.len() {
+            tracing::info!("{long}");
+        }
+        for number in 0..100 {
+            assert!(write_json(Timestamp::now(), "request", &Counted { number }));
         }
         let dropped = dropped_lines();
-        assert!(dropped > 0);
+        assert!(dropped > 100, "{dropped}");
         let rendered = metrics::Metrics::new().unwrap().render().unwrap();
         assert!(rendered.contains(&format!("egress_log_lines_dropped_total {dropped}\n")));
         return;
@@ -213,4 +254,89 @@ fn a_reader_that_has_stopped_reading_costs_lines_and_nothing_else() {
     let name = "a_reader_that_has_stopped_reading_costs_lines_and_nothing_else";
     let mut unread = child(name).stderr(Stdio::piped()).spawn().unwrap();
     assert!(unread.wait().unwrap().success());
+}
+
+/// A writer whose every write is told about, and waits until it may go on.
+struct Gate {
+    writes: mpsc::Sender<Vec<u8>>,
+    go_on: mpsc::Receiver<()>,
+}
+
+impl io::Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.send(bytes.to_vec()).unwrap();
+        self.go_on.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn gated() -> (Lines, mpsc::Receiver<Vec<u8>>, mpsc::Sender<()>) {
+    let (tell, writes) = mpsc::channel();
+    let (go, go_on) = mpsc::channel();
+    (Lines::to(Gate { writes: tell, go_on }).unwrap(), writes, go)
+}
+
+#[test]
+fn lines_that_come_while_others_are_written_are_one_write() {
+    let (lines, writes, go) = gated();
+    lines.push(b"first\n");
+    assert_eq!(writes.recv().unwrap(), b"first\n");
+    for _ in 0..1_000 {
+        lines.push(b"next\n");
+    }
+    go.send(()).unwrap();
+    assert_eq!(writes.recv().unwrap(), b"next\n".repeat(1_000));
+    go.send(()).unwrap();
+    lines.push(b"last\n");
+    assert_eq!(writes.recv().unwrap(), b"last\n");
+}
+
+#[test]
+fn what_cannot_be_written_is_counted_line_by_line() {
+    let (lines, writes, go) = gated();
+    lines.push(b"one\n");
+    writes.recv().unwrap();
+    lines.push(b"two\n");
+    lines.push(b"three\n");
+    assert_eq!(lines.dropped(), 0);
+    drop(go);
+    lines.end(Duration::from_secs(60));
+    assert_eq!(lines.dropped(), 3);
+    lines.push(b"nobody writes any more\n");
+    assert_eq!(lines.dropped(), 4);
+}
+
+#[test]
+fn a_line_without_room_is_dropped_whole_and_a_shorter_one_is_not() {
+    let (lines, writes, go) = gated();
+    lines.push(b"held\n");
+    writes.recv().unwrap();
+    lines.push(&vec![b'x'; WAITING_BYTES_MAX - 2]);
+    lines.push(b"abc");
+    assert_eq!(lines.dropped(), 1);
+    lines.push(b"ab");
+    assert_eq!(lines.dropped(), 1);
+    go.send(()).unwrap();
+    let batch = writes.recv().unwrap();
+    assert_eq!(batch.len(), WAITING_BYTES_MAX);
+    assert!(batch.ends_with(b"xab"));
+}
+
+#[test]
+fn a_flush_waits_for_the_write_but_not_for_ever() {
+    let (lines, writes, go) = gated();
+    lines.push(b"slow\n");
+    lines.flush(Duration::ZERO);
+    assert_eq!(writes.recv().unwrap(), b"slow\n");
+    lines.flush(Duration::from_millis(1));
+    go.send(()).unwrap();
+    // with nothing left to write it does not wait either
+    for _ in 0..2 {
+        lines.flush(Duration::from_secs(3_600));
+    }
+    drop(go);
 }

@@ -7,7 +7,9 @@ mod name_server;
 mod servers;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, Record, RecordType};
@@ -446,6 +448,32 @@ async fn an_answer_is_remembered_for_as_long_as_it_says_within_bounds() {
         assert!(resolver.resolve(&name.to_uppercase()).await.unwrap().cached, "{name}");
     }
     assert_eq!(server.asked().len(), 6);
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_there_at_the_first_poll() {
+    let server = NameServer::start(|question| match question.name.as_str() {
+        "missing.example." => Say::None(ResponseCode::NXDomain, Some(3600)),
+        _ => v4_only(question, vec![address(&question.name, "192.0.2.1", 3600)]),
+    })
+    .await;
+    let resolver = resolver(&server);
+    resolver.resolve("missing.example").await.unwrap_err();
+    assert_eq!(at_once(resolver.resolve("missing.example")), Err(ResolveError::NxDomain));
+    assert!(!resolver.resolve("www.example").await.unwrap().cached);
+    // often enough for the cache to clean up in between
+    for _ in 0..1_000 {
+        assert!(at_once(resolver.resolve("www.example")).unwrap().cached);
+    }
+    assert_eq!(server.asked().len(), 4, "{:?}", server.asked());
+}
+
+/// What a future gives that is ready when it is first asked.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
 }
 
 #[tokio::test]
