@@ -2,7 +2,10 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{BufMut as _, BytesMut};
@@ -52,7 +55,7 @@ pub struct Interims(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     arrived: Notify,
-    exceeded: Notify,
+    exceeded: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +75,9 @@ impl Interims {
         });
     }
 
-    /// Ready once the target has sent more than is acceptable.
-    pub async fn exceeded(&self) {
-        self.0.exceeded.notified().await;
+    /// Whether the target has sent more than is acceptable.
+    pub fn is_exceeded(&self) -> bool {
+        self.0.exceeded.load(Ordering::Relaxed)
     }
 
     /// Waits for the next ones.
@@ -103,7 +106,7 @@ impl Interims {
         state.count = state.count.saturating_add(1);
         state.bytes = lengths.fold(state.bytes, usize::saturating_add);
         if state.count > INTERIMS_MAX || state.bytes > INTERIM_BYTES_MAX {
-            self.0.exceeded.notify_one();
+            self.0.exceeded.store(true, Ordering::Relaxed);
         } else if status != StatusCode::CONTINUE {
             let mut headers = headers.clone();
             fields::clean_interim(&mut headers);

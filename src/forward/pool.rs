@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::time::Instant;
 
-use super::body::RequestBody;
+use super::{body::RequestBody, line::Line};
 use crate::{
     policy::VettedAddr,
     target::{Target, TargetId},
@@ -33,7 +33,7 @@ const IDLE_PER_TARGET_MAX: usize = 64;
 #[derive(Debug)]
 pub enum Sender {
     /// One request at a time.
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Box<Line>),
     /// Many; shared by cloning. The second tells which connection it is.
     Http2(http2::SendRequest<RequestBody>, Arc<()>),
 }
@@ -44,10 +44,18 @@ impl Sender {
         Self::Http2(sender, Arc::default())
     }
 
+    /// Whether another request can be sent now.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(line) => line.is_ready(),
+            Self::Http2(sender, _) => sender.is_ready(),
+        }
+    }
+
     /// Waits until another request can be sent.
     pub(super) async fn ready(&mut self) -> hyper::Result<()> {
         match self {
-            Self::Http1(sender) => sender.ready().await,
+            Self::Http1(line) => line.ready().await,
             Self::Http2(sender, _) => sender.ready().await,
         }
     }
@@ -59,10 +67,19 @@ impl Sender {
         }
     }
 
+    /// Whether it had ended when it was last looked at.
     fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(line) => line.is_closed(),
             Self::Http2(sender, _) => sender.is_closed(),
+        }
+    }
+
+    /// Looks whether it has not ended.
+    fn stands(&mut self) -> bool {
+        match self {
+            Self::Http1(line) => line.stands(),
+            Self::Http2(sender, _) => !sender.is_closed(),
         }
     }
 }
@@ -92,28 +109,35 @@ impl Pool {
         vetted: &[VettedAddr],
         route: Option<&str>,
     ) -> Option<(SocketAddr, Sender)> {
+        loop {
+            let (address, mut sender) = self.last(target, vetted, route)?;
+            if sender.stands() {
+                return Some((address, sender));
+            }
+        }
+    }
+
+    /// The one used last: the others get old and are closed, as the load allows.
+    fn last(
+        &self,
+        target: &Target,
+        vetted: &[VettedAddr],
+        route: Option<&str>,
+    ) -> Option<(SocketAddr, Sender)> {
+        let now = Instant::now();
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = by_target.get_mut(&target.id)?;
         idle.retain(|one| {
             one.generation == target.generation
                 && one.route.as_deref() == route
                 && vetted.iter().any(|vetted| vetted.addr() == one.address)
-                && one.since.elapsed() < IDLE_MAX
+                && now.saturating_duration_since(one.since) < IDLE_MAX
                 && !one.sender.is_closed()
         });
-        // The one used last: the others get old and are closed, as the load allows.
-        let found = match idle.last().map(|one| &one.sender) {
-            None => None,
-            Some(Sender::Http2(shared, which)) => {
-                let shared = Sender::Http2(shared.clone(), Arc::clone(which));
-                idle.last().map(|one| (one.address, shared))
-            }
-            Some(Sender::Http1(_)) => idle.pop().map(|one| (one.address, one.sender)),
-        };
-        if idle.is_empty() {
-            by_target.remove(&target.id);
+        if let Some(Idle { address, sender: Sender::Http2(shared, which), .. }) = idle.last() {
+            return Some((*address, Sender::Http2(shared.clone(), Arc::clone(which))));
         }
-        found
+        idle.pop().map(|one| (one.address, one.sender))
     }
 
     /// Keeps a connection, which leads to the address by the route, for the next request.
@@ -144,10 +168,10 @@ impl Pool {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         by_target.retain(|id, idle| {
             let generation = generation(id);
-            idle.retain(|one| {
+            idle.retain_mut(|one| {
                 Some(one.generation) == generation
                     && one.since.elapsed() < IDLE_MAX
-                    && !one.sender.is_closed()
+                    && one.sender.stands()
             });
             !idle.is_empty()
         });

@@ -1,13 +1,6 @@
 //! One request over one connection to a target: found in the pool, or made.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, Uri,
@@ -15,24 +8,25 @@ use http::{
 };
 use hyper::{
     body::{Body as _, Incoming},
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    body::{Progress, RequestBody},
+    body::{AnswerBody, Progress, RequestBody},
     interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
+    line::{Line, Outcome},
+    noted::{Fault, Noted},
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Notes, Pinned, Ready, Stream},
+    egress::{Egress, Notes, Pinned, Ready},
     origin::Origin,
     reason::{Cause, Refusal},
     target::Target,
-    tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
+    tls::{Alpn, TlsError},
 };
 
 /// Connections to targets, and the tasks that drive them.
@@ -61,25 +55,20 @@ pub struct Errand<'a> {
 
 /// The head of an answer, and the connection it came over.
 #[derive(Debug)]
-pub struct Answered<B = Incoming> {
+pub struct Answered<B = AnswerBody> {
     /// The answer; its body is still to come.
     pub response: Response<B>,
     /// Where it came from.
     pub address: SocketAddr,
-    /// To be kept for the next request once the body has ended.
-    pub sender: Sender,
 }
 
 impl<B> Answered<B> {
     /// The same answer with another body.
     pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Answered<C> {
-        let Self { response, address, sender } = self;
-        Answered { response: response.map(change), address, sender }
+        let Self { response, address } = self;
+        Answered { response: response.map(change), address }
     }
 }
-
-/// Longest head of an answer, in bytes.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a stream that a target may send before the client has taken any.
 const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -159,32 +148,14 @@ impl Upstreams {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
         let http2 = ready.http2();
-        let fault = Fault::default();
-        let stream = Noted {
-            stream: ready.stream,
-            facts: ready.facts,
-            answered: false,
-            fault: Arc::clone(&fault),
-        };
+        let (stream, fault) = Noted::new(ready);
         let sender = if http2 {
             self.open_http2(stream).await.map_err(failed)?
         } else {
-            self.open_http1(stream).await.map_err(failed)?
+            let line = Line::open(stream, &self.tasks).await.map_err(failed)?;
+            Sender::Http1(Box::new(line))
         };
         Ok(Connection { address, sender, fresh: true, fault })
-    }
-
-    async fn open_http1(&self, stream: Noted) -> hyper::Result<Sender> {
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        self.tasks.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to a target ended with an error");
-            }
-        });
-        Ok(Sender::Http1(sender))
     }
 
     async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
@@ -227,70 +198,6 @@ struct Connection {
     fault: Fault,
 }
 
-/// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate, and
-/// refuses it, when the client believes itself ready.
-type Fault = Arc<OnceLock<TlsError>>;
-
-/// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
-/// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
-struct Noted {
-    stream: Stream,
-    facts: Option<TlsFacts>,
-    /// Whether the target has said anything.
-    answered: bool,
-    fault: Fault,
-}
-
-impl Noted {
-    fn note(&self, error: &io::Error) {
-        let Some(facts) = &self.facts else { return };
-        // Where the target resets the connection, its alert may be lost.
-        let missing = facts.client_certificate == ClientCertificate::Missing && !self.answered;
-        let fault = TlsError::after_handshake(error, facts)
-            .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
-        if let Some(fault) = fault {
-            // Only the first one counts.
-            drop(self.fault.set(fault));
-        }
-    }
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
-        this.answered |= buffer.filled().len() > before;
-        Poll::Ready(read.inspect_err(|error| this.note(error)))
-    }
-}
-
-impl AsyncWrite for Noted {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
 enum Failed {
     /// Nothing of it had left.
     Unsent(Request<RequestBody>),
@@ -322,58 +229,56 @@ async fn attempt(
 ) -> Result<Answered, Failed> {
     let Connection { address, mut sender, fresh, fault } = connection;
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
-    if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+    if !sender.is_ready()
+        && !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(())))
+    {
         return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
     }
     progress.begin();
     let origin = &errand.target.base.origin;
-    let sent = match &mut sender {
-        Sender::Http1(http1) => {
+    let limit = errand.response_timeout;
+    let outcome = match &mut sender {
+        Sender::Http1(line) => {
             address_http1(&mut request, origin);
-            let sent = in_time(errand, progress, http1.try_send_request(request));
-            tokio::select! {
-                biased;
-                () = errand.interims.exceeded() => {
-                    return Err(Failed::Refused(flooded(address)));
-                }
-                sent = sent => sent,
-            }
+            line.send(request, progress, errand.interims, limit).await
         }
         Sender::Http2(http2, _) => {
             address_http2(&mut request, origin);
-            in_time(errand, progress, http2.try_send_request(request)).await
+            in_time(limit, progress, http2.try_send_request(request)).await
         }
     };
-    match sent {
-        Some(Ok(response)) => Ok(Answered { response, address, sender }),
-        Some(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
+    match outcome {
+        Outcome::Answered(Ok(response)) => {
+            let response = response.map(|body| AnswerBody::new(body, sender));
+            Ok(Answered { response, address })
+        }
+        Outcome::Answered(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
             (Some(tls), _) => told(address, tls),
             (None, Some(unsent)) => Failed::Unsent(unsent),
             (None, None) => Failed::Refused(refusal(address, error.error())),
         }),
-        None => {
-            let limit = errand.response_timeout;
+        Outcome::Flooded => Err(Failed::Refused(flooded(address))),
+        Outcome::Silent => {
             let detail = format!("{address} gave no answer within {limit:?}");
             Err(Failed::Refused(Refusal::new(Cause::ResponseTimeout, detail)))
         }
     }
 }
 
-/// Waits for the head of the answer, but not longer than the limit after the last byte that went
-/// out: a long upload is no slow answer. `None` when the time is up.
+/// As [`Line::send`], over HTTP/2.
 async fn in_time(
-    errand: &Errand<'_>,
+    limit: Duration,
     progress: &Progress,
     sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+) -> Outcome {
     let mut sent = std::pin::pin!(sent);
     loop {
-        let rest = errand.response_timeout.saturating_sub(progress.quiet_for());
+        let rest = limit.saturating_sub(progress.quiet_for());
         if rest.is_zero() {
-            return None;
+            return Outcome::Silent;
         }
         if let Ok(answer) = tokio::time::timeout(rest, &mut sent).await {
-            return Some(answer);
+            return Outcome::Answered(answer);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The relay: a request whose path, redirects and answer the gateway sees.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -402,7 +402,7 @@ impl Carried {
         mut record: Record,
         switch: Option<&SwitchSlot>,
     ) -> Response<ResponseBody> {
-        let Answered { mut response, address, sender } = self.answered;
+        let Answered { mut response, address } = self.answered;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(slot) = switch
         {
@@ -429,7 +429,8 @@ impl Carried {
             progress: self.progress,
             to_target: bytes("to_target"),
             to_client: bytes("to_client"),
-            kept: Some((Arc::clone(gateway.upstreams.pool()), address, sender)),
+            pool: Arc::clone(gateway.upstreams.pool()),
+            address,
             target: self.target,
             _slots: self.slots,
         };
@@ -445,7 +446,8 @@ struct RelayWatch {
     progress: Arc<Progress>,
     to_target: IntCounter,
     to_client: IntCounter,
-    kept: Option<(Arc<Pool>, std::net::SocketAddr, Sender)>,
+    pool: Arc<Pool>,
+    address: SocketAddr,
     target: Arc<Target>,
     _slots: (Slot<String>, Slot<TargetId>),
 }
@@ -457,16 +459,15 @@ impl Watch for RelayWatch {
         self.record.to_client = self.record.to_client.saturating_add(bytes);
     }
 
-    fn ended(&mut self) {
+    fn ended(&mut self, sender: Option<Sender>) {
         self.record.end = Some("closed");
-        if let Some((pool, address, sender)) = self.kept.take() {
-            pool.put(&self.target, address, self.record.notes.route.clone(), sender);
+        if let Some(sender) = sender {
+            self.pool.put(&self.target, self.address, self.record.notes.route.clone(), sender);
         }
     }
 
     fn broke(&mut self, word: &'static str) {
         self.record.end = Some(word);
-        self.kept = None;
     }
 }
 
