@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::{
     body::{Body as _, Frame, Incoming},
     client::conn::{TrySendError, http1},
@@ -43,6 +43,8 @@ pub struct Line {
     /// `None` once a task of its own drives it, or it has ended.
     driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     timer: Timer,
+    /// The target's, as every request on the connection says it.
+    host: Option<HeaderValue>,
     tasks: TaskTracker,
 }
 
@@ -53,19 +55,24 @@ impl fmt::Debug for Line {
     }
 }
 
-/// What came of a request.
-pub(super) enum Outcome {
-    /// The head of its answer, or why there is none.
-    Answered(Result<Response<Incoming>, TrySendError<Request<RequestBody>>>),
-    /// More interim answers than are acceptable.
+/// The head of an answer, or why hyper has none.
+pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Why a request is given up.
+pub(super) enum GivenUp {
+    /// More interim answers came than are acceptable.
     Flooded,
-    /// No answer in time.
+    /// No answer came in time.
     Silent,
 }
 
 impl Line {
-    /// Begins to speak HTTP/1. Tasks of the connection's own are those of `tasks`.
-    pub(super) async fn open(stream: Noted, tasks: &TaskTracker) -> hyper::Result<Self> {
+    /// Begins to speak HTTP/1 to `host`. Tasks of the connection's own are those of `tasks`.
+    pub(super) async fn open(
+        stream: Noted,
+        host: &str,
+        tasks: &TaskTracker,
+    ) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -76,8 +83,18 @@ impl Line {
                 tracing::debug!(%error, "a connection to a target ended with an error");
             }
         });
-        let tasks = tasks.clone();
-        Ok(Self { sender, driver: Some(Box::pin(driver)), timer: Timer::default(), tasks })
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+            timer: Timer::default(),
+            host: HeaderValue::from_str(host).ok(),
+            tasks: tasks.clone(),
+        })
+    }
+
+    /// What `Host` says.
+    pub(super) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
     }
 
     /// Whether it has not ended, by what has come of it until now.
@@ -113,22 +130,22 @@ impl Line {
         progress: &Progress,
         interims: &Interims,
         limit: Duration,
-    ) -> Outcome {
-        let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
+    ) -> Result<Sent, GivenUp> {
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         self.timer.set(limit);
-        let outcome = poll_fn(|cx| {
+        let sent = poll_fn(|cx| {
             self.drive(cx);
             if interims.is_exceeded() {
-                return Poll::Ready(Outcome::Flooded);
+                return Poll::Ready(Err(GivenUp::Flooded));
             }
-            if let Poll::Ready(answer) = sent.as_mut().poll(&mut self.by_itself(cx)) {
-                return Poll::Ready(Outcome::Answered(answer));
+            if let Poll::Ready(answer) = answer.as_mut().poll(&mut self.by_itself(cx)) {
+                return Poll::Ready(Ok(answer));
             }
             loop {
                 ready!(self.timer.poll(cx));
                 let rest = limit.saturating_sub(progress.quiet_for());
                 if rest.is_zero() {
-                    return Poll::Ready(Outcome::Silent);
+                    return Poll::Ready(Err(GivenUp::Silent));
                 }
                 self.timer.set(rest);
             }
@@ -138,7 +155,7 @@ impl Line {
         if !progress.is_sent() {
             self.hand_over();
         }
-        outcome
+        sent
     }
 
     /// More of an answer's body.

@@ -84,6 +84,10 @@ impl AsyncWrite for Noted {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A head without a body: the plain call is the cheaper one.
+        if let [alone] = slices {
+            return self.poll_write(cx, alone);
+        }
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
         Poll::Ready(written.inspect_err(|error| this.note(error)))

@@ -6,18 +6,14 @@ use http::{
     HeaderValue, Request, Response, Uri,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
-use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::{TrySendError, http2},
-    rt::Executor,
-};
+use hyper::{body::Body as _, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{
     body::{AnswerBody, Progress, RequestBody},
     interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
-    line::{Line, Outcome},
+    line::{GivenUp, Line, Sent},
     noted::{Fault, Noted},
     pool::{Pool, Sender},
 };
@@ -113,7 +109,8 @@ impl Upstreams {
                 }
             }
         }
-        let opened = self.open(errand, notes).await?;
+        // Boxed, as most requests have no use for the room that it takes.
+        let opened = Box::pin(self.open(errand, notes)).await?;
         let address = opened.address;
         attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
@@ -130,7 +127,7 @@ impl Upstreams {
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Answered, Refusal> {
-        let opened = self.begin(address, ready).await?;
+        let opened = self.begin(errand.target, address, ready).await?;
         attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
 
@@ -139,11 +136,16 @@ impl Upstreams {
         let address = upstream.address;
         let alpn = if errand.upgrades { Alpn::Http1 } else { Alpn::Http2 };
         let ready = errand.egress.secure(upstream, errand.target, alpn, notes).await?;
-        self.begin(address, ready).await
+        self.begin(errand.target, address, ready).await
     }
 
     /// Begins to speak HTTP over a connection.
-    async fn begin(&self, address: SocketAddr, ready: Ready) -> Result<Connection, Refusal> {
+    async fn begin(
+        &self,
+        target: &Target,
+        address: SocketAddr,
+        ready: Ready,
+    ) -> Result<Connection, Refusal> {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
@@ -152,7 +154,8 @@ impl Upstreams {
         let sender = if http2 {
             self.open_http2(stream).await.map_err(failed)?
         } else {
-            let line = Line::open(stream, &self.tasks).await.map_err(failed)?;
+            let host = authority(&target.base.origin);
+            let line = Line::open(stream, &host, &self.tasks).await.map_err(failed)?;
             Sender::Http1(Box::new(line))
         };
         Ok(Connection { address, sender, fresh: true, fault })
@@ -235,30 +238,29 @@ async fn attempt(
         return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
     }
     progress.begin();
-    let origin = &errand.target.base.origin;
     let limit = errand.response_timeout;
-    let outcome = match &mut sender {
+    let sent = match &mut sender {
         Sender::Http1(line) => {
-            address_http1(&mut request, origin);
+            address_http1(&mut request, line.host());
             line.send(request, progress, errand.interims, limit).await
         }
         Sender::Http2(http2, _) => {
-            address_http2(&mut request, origin);
+            address_http2(&mut request, &errand.target.base.origin);
             in_time(limit, progress, http2.try_send_request(request)).await
         }
     };
-    match outcome {
-        Outcome::Answered(Ok(response)) => {
+    match sent {
+        Ok(Ok(response)) => {
             let response = response.map(|body| AnswerBody::new(body, sender));
             Ok(Answered { response, address })
         }
-        Outcome::Answered(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
+        Ok(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
             (Some(tls), _) => told(address, tls),
             (None, Some(unsent)) => Failed::Unsent(unsent),
             (None, None) => Failed::Refused(refusal(address, error.error())),
         }),
-        Outcome::Flooded => Err(Failed::Refused(flooded(address))),
-        Outcome::Silent => {
+        Err(GivenUp::Flooded) => Err(Failed::Refused(flooded(address))),
+        Err(GivenUp::Silent) => {
             let detail = format!("{address} gave no answer within {limit:?}");
             Err(Failed::Refused(Refusal::new(Cause::ResponseTimeout, detail)))
         }
@@ -269,22 +271,22 @@ async fn attempt(
 async fn in_time(
     limit: Duration,
     progress: &Progress,
-    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-) -> Outcome {
+    sent: impl Future<Output = Sent>,
+) -> Result<Sent, GivenUp> {
     let mut sent = std::pin::pin!(sent);
     loop {
         let rest = limit.saturating_sub(progress.quiet_for());
         if rest.is_zero() {
-            return Outcome::Silent;
+            return Err(GivenUp::Silent);
         }
         if let Ok(answer) = tokio::time::timeout(rest, &mut sent).await {
-            return Outcome::Answered(answer);
+            return Ok(answer);
         }
     }
 }
 
 /// Origin-form, with the target's own `Host` (RFC 9112, section 3.2.1).
-fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
+fn address_http1(request: &mut Request<RequestBody>, host: Option<&HeaderValue>) {
     *request.version_mut() = http::Version::HTTP_11;
     // Absolute where it was meant for HTTP/2 at first.
     let path = request.uri().path_and_query().cloned();
@@ -294,8 +296,8 @@ fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
         // Said here, as hyper sends GET and HEAD without their body otherwise.
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Ok(host) = HeaderValue::from_str(&authority(origin)) {
-        request.headers_mut().insert(HOST, host);
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host.clone());
     }
 }
 
