@@ -115,6 +115,17 @@ impl Asked {
         }
     }
 
+    /// Whether [`authority`](Self::authority) is this one.
+    pub fn is_at(&self, authority: &Authority) -> bool {
+        match self {
+            Self::Url(url) => {
+                let port = url.port.unwrap_or_else(|| url.scheme.default_port());
+                url.host == authority.host && port == authority.port
+            }
+            Self::ById { .. } => false,
+        }
+    }
+
     /// Reads the target and the fields of a request that is no CONNECT.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use http::{
     header::{ACCEPT, USER_AGENT},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, timeout, timeout_at},
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     egress::{Pinned, Ready},
     forward::{
-        body::{Progress, RequestBody},
+        body::{AnswerBody, Progress, RequestBody},
         interim::Interims,
         upstream::{Errand, Upstreams},
     },
@@ -164,7 +164,7 @@ fn refusal<'a>(
 }
 
 /// The beginning of a body, as far as it comes in time.
-async fn beginning(mut body: Incoming, deadline: Instant) -> Vec<u8> {
+async fn beginning(mut body: AnswerBody, deadline: Instant) -> Vec<u8> {
     let mut read = Vec::new();
     while read.len() < BODY_BYTES_MAX {
         let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else { break };

@@ -9,22 +9,29 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::{body::AnswerBody, pool::Sender};
 
 /// The body: what was read, then the rest.
 #[derive(Debug)]
 pub struct Ahead {
     read: VecDeque<hyper::Result<Frame<Bytes>>>,
-    rest: Incoming,
+    rest: AnswerBody,
 }
 
-impl From<Incoming> for Ahead {
-    fn from(rest: Incoming) -> Self {
+impl From<AnswerBody> for Ahead {
+    fn from(rest: AnswerBody) -> Self {
         Self { read: VecDeque::new(), rest }
     }
 }
 
 impl Ahead {
+    /// As [`AnswerBody::release`].
+    pub(super) fn release(&mut self) -> Option<Sender> {
+        self.rest.release()
+    }
+
     /// Reads until there are `bytes_max`, or the end, or the time is up. Gives a copy of the first
     /// `bytes_max` bytes of what is there.
     pub async fn look(&mut self, bytes_max: usize, limit: Duration) -> Vec<u8> {

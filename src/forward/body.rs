@@ -15,9 +15,9 @@ use bytes::{Buf as _, Bytes};
 use h2::RecvStream;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::{ahead::Ahead, fields};
+use super::{ahead::Ahead, fields, pool::Sender, timer::Timer};
 
 /// What a body fails with. The text goes to the log at most.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -30,6 +30,8 @@ pub struct Progress {
     last_ms: AtomicU64,
     /// More of the body is wanted, and the client has not sent it.
     starved: AtomicBool,
+    /// The connection to the target has all of it.
+    sent: AtomicBool,
 }
 
 impl Progress {
@@ -40,6 +42,7 @@ impl Progress {
             bytes: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
             starved: AtomicBool::new(false),
+            sent: AtomicBool::new(false),
         })
     }
 
@@ -61,6 +64,11 @@ impl Progress {
         }
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(last)
+    }
+
+    /// Whether the connection to the target has all of it, or wants no more.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
     }
 
     fn moved(&self, bytes: usize) {
@@ -144,6 +152,12 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.progress.sent.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -179,12 +193,55 @@ impl Body for RequestBody {
     }
 }
 
+/// A target's body as it comes in, and the connection that brings it.
+#[derive(Debug)]
+pub struct AnswerBody {
+    body: Incoming,
+    sender: Option<Sender>,
+}
+
+impl AnswerBody {
+    /// What `sender`'s connection brings.
+    pub(super) fn new(body: Incoming, sender: Sender) -> Self {
+        Self { body, sender: Some(sender) }
+    }
+
+    /// The connection, to be kept for the next request: only once the body has ended.
+    pub(super) fn release(&mut self) -> Option<Sender> {
+        self.sender.take()
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Self { body, sender } = self.get_mut();
+        match sender {
+            Some(Sender::Http1(line, _)) => line.poll_body(body, cx),
+            Some(Sender::Http2(..)) | None => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// What is told of an answer's body as it flows.
 pub trait Watch: Send + Unpin + 'static {
     /// Bytes went to the client.
     fn moved(&mut self, bytes: usize);
-    /// The body came to its end.
-    fn ended(&mut self);
+    /// The body came to its end, and its connection is free for the next request; given once.
+    fn ended(&mut self, sender: Option<Sender>);
     /// The target broke off, or fell silent.
     fn broke(&mut self, word: &'static str);
 }
@@ -196,7 +253,7 @@ pub struct ResponseBody {
 
 enum Answer {
     Own(Full<Bytes>),
-    Targets { body: Ahead, watch: Box<dyn Watch>, idle: Duration, timer: Pin<Box<Sleep>> },
+    Targets { body: Ahead, watch: Box<dyn Watch>, idle: Duration, timer: Timer },
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -212,13 +269,11 @@ impl ResponseBody {
     }
 
     /// The target's body; it may fall silent for `idle`.
-    pub fn of_target(body: Ahead, watch: Box<dyn Watch>, idle: Duration) -> Self {
-        let timer = Box::pin(tokio::time::sleep(idle));
-        let mut watch = watch;
+    pub fn of_target(mut body: Ahead, mut watch: Box<dyn Watch>, idle: Duration) -> Self {
         if body.is_end_stream() {
-            watch.ended();
+            watch.ended(body.release());
         }
-        Self { kind: Answer::Targets { body, watch, idle, timer } }
+        Self { kind: Answer::Targets { body, watch, idle, timer: Timer::default() } }
     }
 }
 
@@ -236,12 +291,10 @@ impl Body for ResponseBody {
         };
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                timer.clear();
                 watch.moved(frame.data_ref().map_or(0, Bytes::remaining));
-                if let Some(later) = Instant::now().checked_add(idle) {
-                    timer.as_mut().reset(later);
-                }
                 if body.is_end_stream() {
-                    watch.ended();
+                    watch.ended(body.release());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -250,14 +303,15 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
-                watch.ended();
+                watch.ended(body.release());
                 Poll::Ready(None)
             }
-            Poll::Pending if timer.as_mut().poll(cx).is_ready() => {
+            Poll::Pending => {
+                timer.set_once(idle);
+                ready!(timer.poll(cx));
                 watch.broke("idle_timeout");
                 Poll::Ready(Some(Err("the target fell silent".into())))
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 

@@ -4,6 +4,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
+use smallvec::SmallVec;
 
 use crate::destination::TARGET_FIELD;
 
@@ -71,18 +72,13 @@ const FORBIDDEN_TRAILER_PREFIXES: &[&str] = &["x-forwarded-", "x-webriskops-", "
 /// Makes the fields of a client's request those of the gateway's own towards the target.
 /// `Authorization` passes untouched, nothing is added.
 pub fn clean_request(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    headers.remove(TARGET_FIELD);
-    headers.remove(HOST);
-    remove_prefixed(headers, "proxy-");
+    clean(headers, |name| *name == HOST || name == TARGET_FIELD);
 }
 
 /// Makes the fields of a target's answer those of the gateway's own towards the client. What only
 /// the gateway may say is dropped, so that it cannot be forged.
 pub fn clean_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    remove_prefixed(headers, "x-webriskops-");
-    remove_prefixed(headers, "proxy-");
+    clean(headers, |name| name.as_str().starts_with("x-webriskops-"));
 }
 
 /// The same for an interim answer, which has no body whose length it could tell (RFC 9110, section
@@ -112,13 +108,20 @@ pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<_> =
+/// Removes what belongs to this hop or to the proxy, what `Connection` names, and what `also` says.
+fn clean(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
+    let mut gone: SmallVec<[HeaderName; 8]> =
         connection_names(headers).filter(|name| !NOT_NAMED.contains(name)).collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    let unasked = headers.keys().filter(|name| {
+        **name == CONNECTION
+            || HOP_BY_HOP.contains(name)
+            || name.as_str().starts_with("proxy-")
+            || also(name)
+    });
+    gone.extend(unasked.cloned());
+    for name in gone {
         headers.remove(name);
     }
-    headers.remove(CONNECTION);
 }
 
 fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
@@ -126,14 +129,6 @@ fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
     values
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-}
-
-fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
-    let named: Vec<_> =
-        headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
-    for name in named {
-        headers.remove(name);
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Interim answers of a target (1xx), on their way to a client that waits for the final one.
 
 use std::{
+    future::poll_fn,
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Poll, Waker},
 };
 
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
-use tokio::sync::Notify;
 
 use super::fields;
 
@@ -51,13 +55,14 @@ pub struct Interims(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    arrived: Notify,
-    exceeded: Notify,
+    exceeded: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<Interim>,
+    /// Who waits for them.
+    waker: Option<Waker>,
     count: usize,
     bytes: usize,
 }
@@ -72,43 +77,55 @@ impl Interims {
         });
     }
 
-    /// Ready once the target has sent more than is acceptable.
-    pub async fn exceeded(&self) {
-        self.0.exceeded.notified().await;
+    /// Whether the target has sent more than is acceptable.
+    pub fn is_exceeded(&self) -> bool {
+        self.0.exceeded.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next ones.
+    /// Waits for the next ones. One at a time may wait.
     pub async fn next(&self) -> Vec<Interim> {
-        loop {
-            let waiting = self.take();
-            if !waiting.is_empty() {
-                return waiting;
+        poll_fn(|cx| {
+            let mut state = self.state();
+            if !state.waiting.is_empty() {
+                return Poll::Ready(mem::take(&mut state.waiting));
             }
-            self.0.arrived.notified().await;
-        }
+            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                state.waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Those that are here. All that came before the final answer are, once there is one.
     pub fn take(&self) -> Vec<Interim> {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::take(&mut state.waiting)
+        mem::take(&mut self.state().waiting)
     }
 
-    /// Leaves one for the client. Every one of the target's counts, of whichever kind. A 100 is not passed on: the gateway says that itself, to clients
-    /// that expect it, and asks no target for it.
+    /// Leaves one for the client. Every one of the target's counts, of whichever kind. A 100 is not
+    /// passed on: the gateway says that itself, to clients that expect it, and asks no target for
+    /// it.
     pub fn add(&self, status: StatusCode, headers: &HeaderMap) {
         let lengths =
             headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.count = state.count.saturating_add(1);
         state.bytes = lengths.fold(state.bytes, usize::saturating_add);
         if state.count > INTERIMS_MAX || state.bytes > INTERIM_BYTES_MAX {
-            self.0.exceeded.notify_one();
+            self.0.exceeded.store(true, Ordering::Relaxed);
         } else if status != StatusCode::CONTINUE {
             let mut headers = headers.clone();
             fields::clean_interim(&mut headers);
             state.waiting.push(Interim { status, headers });
-            self.0.arrived.notify_one();
+            let waker = state.waker.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

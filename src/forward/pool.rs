@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::time::Instant;
 
-use super::{body::RequestBody, upstream::Fault};
+use super::{body::RequestBody, line::Line, noted::Fault};
 use crate::{
     policy::VettedAddr,
     target::{Target, TargetId},
@@ -29,28 +29,36 @@ const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Connections of one target that may wait.
 const IDLE_PER_TARGET_MAX: usize = 64;
 
-/// Something that sends requests over an open connection.
-/// What it says of its end, if anything, is beside it, and tells which connection it is.
+/// Something that sends requests over an open connection. What is known of that one's end, if
+/// anything, is beside it, and tells which connection it is.
 #[derive(Debug)]
 pub enum Sender {
     /// One request at a time.
-    Http1(http1::SendRequest<RequestBody>, Fault),
+    Http1(Box<Line>, Fault),
     /// Many; shared by cloning.
     Http2(http2::SendRequest<RequestBody>, Fault),
 }
 
 impl Sender {
-    /// Waits until another request can be sent.
-    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
-        match self {
-            Self::Http1(sender, _) => sender.ready().await,
-            Self::Http2(sender, _) => sender.ready().await,
-        }
-    }
-
     pub(super) const fn fault(&self) -> &Fault {
         match self {
             Self::Http1(_, fault) | Self::Http2(_, fault) => fault,
+        }
+    }
+
+    /// Whether another request can be sent now.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(line, _) => line.is_ready(),
+            Self::Http2(sender, _) => sender.is_ready(),
+        }
+    }
+
+    /// Waits until another request can be sent.
+    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(line, _) => line.ready().await,
+            Self::Http2(sender, _) => sender.ready().await,
         }
     }
 
@@ -61,10 +69,19 @@ impl Sender {
         }
     }
 
+    /// Whether it had ended when it was last looked at.
     fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender, _) => sender.is_closed(),
+            Self::Http1(line, _) => line.is_closed(),
             Self::Http2(sender, _) => sender.is_closed(),
+        }
+    }
+
+    /// Looks whether it has not ended.
+    fn stands(&mut self) -> bool {
+        match self {
+            Self::Http1(line, _) => line.stands(),
+            Self::Http2(sender, _) => !sender.is_closed(),
         }
     }
 }
@@ -94,28 +111,35 @@ impl Pool {
         vetted: &[VettedAddr],
         route: Option<&str>,
     ) -> Option<(SocketAddr, Sender)> {
+        loop {
+            let (address, mut sender) = self.last(target, vetted, route)?;
+            if sender.stands() {
+                return Some((address, sender));
+            }
+        }
+    }
+
+    /// The one used last: the others get old and are closed, as the load allows.
+    fn last(
+        &self,
+        target: &Target,
+        vetted: &[VettedAddr],
+        route: Option<&str>,
+    ) -> Option<(SocketAddr, Sender)> {
+        let now = Instant::now();
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = by_target.get_mut(&target.id)?;
         idle.retain(|one| {
             one.generation == target.generation
                 && one.route.as_deref() == route
                 && vetted.iter().any(|vetted| vetted.addr() == one.address)
-                && one.since.elapsed() < IDLE_MAX
+                && now.saturating_duration_since(one.since) < IDLE_MAX
                 && !one.sender.is_closed()
         });
-        // The one used last: the others get old and are closed, as the load allows.
-        let found = match idle.last().map(|one| &one.sender) {
-            None => None,
-            Some(Sender::Http2(shared, fault)) => {
-                let shared = Sender::Http2(shared.clone(), Arc::clone(fault));
-                idle.last().map(|one| (one.address, shared))
-            }
-            Some(Sender::Http1(..)) => idle.pop().map(|one| (one.address, one.sender)),
-        };
-        if idle.is_empty() {
-            by_target.remove(&target.id);
+        if let Some(Idle { address, sender: Sender::Http2(shared, fault), .. }) = idle.last() {
+            return Some((*address, Sender::Http2(shared.clone(), Arc::clone(fault))));
         }
-        found
+        idle.pop().map(|one| (one.address, one.sender))
     }
 
     /// Keeps a connection, which leads to the address by the route, for the next request.
@@ -146,10 +170,10 @@ impl Pool {
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         by_target.retain(|id, idle| {
             let generation = generation(id);
-            idle.retain(|one| {
+            idle.retain_mut(|one| {
                 Some(one.generation) == generation
                     && one.since.elapsed() < IDLE_MAX
-                    && !one.sender.is_closed()
+                    && one.sender.stands()
             });
             !idle.is_empty()
         });

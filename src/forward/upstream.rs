@@ -1,38 +1,28 @@
 //! One request over one connection to a target: found in the pool, or made.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, Uri,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
-use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::{TrySendError, http1, http2},
-    rt::Executor,
-};
+use hyper::{body::Body as _, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    body::{Progress, RequestBody},
+    body::{AnswerBody, Progress, RequestBody},
     interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
+    line::{GivenUp, Line, Sent},
+    noted::{Broken, Noted},
     pool::{Pool, Sender},
 };
 use crate::{
-    egress::{Egress, Notes, Pinned, Ready, Stream, tunnel_lost},
+    egress::{Egress, Notes, Pinned, Ready},
     origin::Origin,
     reason::{Cause, Failure, Refusal},
     target::Target,
-    tls::{Alpn, ClientCertificate, TlsError, TlsFacts},
+    tls::Alpn,
 };
 
 /// Connections to targets, and the tasks that drive them.
@@ -61,25 +51,20 @@ pub struct Errand<'a> {
 
 /// The head of an answer, and the connection it came over.
 #[derive(Debug)]
-pub struct Answered<B = Incoming> {
+pub struct Answered<B = AnswerBody> {
     /// The answer; its body is still to come.
     pub response: Response<B>,
     /// Where it came from.
     pub address: SocketAddr,
-    /// To be kept for the next request once the body has ended.
-    pub sender: Sender,
 }
 
 impl<B> Answered<B> {
     /// The same answer with another body.
     pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Answered<C> {
-        let Self { response, address, sender } = self;
-        Answered { response: response.map(change), address, sender }
+        let Self { response, address } = self;
+        Answered { response: response.map(change), address }
     }
 }
-
-/// Longest head of an answer, in bytes.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a stream that a target may send before the client has taken any.
 const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -124,7 +109,8 @@ impl Upstreams {
                 }
             }
         }
-        let opened = self.open(errand, notes).await?;
+        // Boxed, as most requests have no use for the room that it takes.
+        let opened = Box::pin(self.open(errand, notes)).await?;
         let address = opened.address;
         attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
@@ -141,7 +127,7 @@ impl Upstreams {
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Answered, Refusal> {
-        let opened = self.begin(address, ready).await?;
+        let opened = self.begin(errand.target, address, ready).await?;
         attempt(errand, opened, request, progress).await.map_err(|failed| failed.refusal(address))
     }
 
@@ -155,46 +141,32 @@ impl Upstreams {
             // the client's, which may outlast a silence.
             ready.stream.until_lost();
         }
-        self.begin(address, ready).await
+        self.begin(errand.target, address, ready).await
     }
 
     /// Begins to speak HTTP over a connection.
-    async fn begin(&self, address: SocketAddr, ready: Ready) -> Result<Connection, Refusal> {
+    async fn begin(
+        &self,
+        target: &Target,
+        address: SocketAddr,
+        ready: Ready,
+    ) -> Result<Connection, Refusal> {
         let failed = |error: hyper::Error| {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
         let http2 = ready.http2();
-        let stream = Noted {
-            stream: ready.stream,
-            address,
-            facts: ready.facts,
-            answered: false,
-            fault: Fault::default(),
-        };
+        let (stream, fault) = Noted::new(address, ready);
         let sender = if http2 {
-            self.open_http2(stream).await.map_err(failed)?
+            Sender::Http2(self.open_http2(stream).await.map_err(failed)?, fault)
         } else {
-            self.open_http1(stream).await.map_err(failed)?
+            let host = authority(&target.base.origin);
+            let line = Line::open(stream, &host, &self.tasks).await.map_err(failed)?;
+            Sender::Http1(Box::new(line), fault)
         };
         Ok(Connection { address, sender, fresh: true })
     }
 
-    async fn open_http1(&self, stream: Noted) -> hyper::Result<Sender> {
-        let fault = Arc::clone(&stream.fault);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        self.tasks.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to a target ended with an error");
-            }
-        });
-        Ok(Sender::Http1(sender, fault))
-    }
-
-    async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
-        let fault = Arc::clone(&stream.fault);
+    async fn open_http2(&self, stream: Noted) -> hyper::Result<http2::SendRequest<RequestBody>> {
         let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -208,7 +180,7 @@ impl Upstreams {
                 tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
             }
         });
-        Ok(Sender::Http2(sender, fault))
+        Ok(sender)
     }
 }
 
@@ -231,84 +203,6 @@ struct Connection {
     sender: Sender,
     /// Not out of the pool.
     fresh: bool,
-}
-
-/// Why a connection ended, where that is known better than from hyper.
-pub type Fault = Arc<OnceLock<Broken>>;
-
-/// What ended a connection.
-#[derive(Debug)]
-pub enum Broken {
-    /// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate,
-    /// and refuses it, when the client believes itself ready.
-    Tls(TlsError),
-    /// The tunnel it went through leads nowhere any more.
-    Tunnel(Refusal),
-}
-
-/// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
-/// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
-struct Noted {
-    stream: Stream,
-    address: SocketAddr,
-    facts: Option<TlsFacts>,
-    /// Whether the target has said anything.
-    answered: bool,
-    fault: Fault,
-}
-
-impl Noted {
-    fn note(&self, error: &io::Error) {
-        if let Some(lost) = tunnel_lost(error, self.address) {
-            drop(self.fault.set(Broken::Tunnel(lost)));
-            return;
-        }
-        let Some(facts) = &self.facts else { return };
-        // Where the target resets the connection, its alert may be lost.
-        let missing = facts.client_certificate == ClientCertificate::Missing && !self.answered;
-        let fault = TlsError::after_handshake(error, facts)
-            .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
-        if let Some(fault) = fault {
-            // Only the first one counts.
-            drop(self.fault.set(Broken::Tls(fault)));
-        }
-    }
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
-        this.answered |= buffer.filled().len() > before;
-        Poll::Ready(read.inspect_err(|error| this.note(error)))
-    }
-}
-
-impl AsyncWrite for Noted {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
 }
 
 enum Failed {
@@ -344,67 +238,64 @@ async fn attempt(
     let fault = Arc::clone(sender.fault());
     let told = || told(address, fault.get()?, fresh);
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
-    if !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+    if !sender.is_ready()
+        && !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(())))
+    {
         // Another connection may do better where this one has waited, and will say so if not.
         let told = told().filter(|_| fresh);
         return Err(told.map_or(Failed::Unsent(request), Failed::Refused));
     }
     progress.begin();
-    let origin = &errand.target.base.origin;
+    let limit = errand.response_timeout;
     let sent = match &mut sender {
-        Sender::Http1(http1, _) => {
-            address_http1(&mut request, origin);
-            let sent = in_time(errand, progress, http1.try_send_request(request));
-            tokio::select! {
-                biased;
-                () = errand.interims.exceeded() => {
-                    return Err(Failed::Refused(flooded(address)));
-                }
-                sent = sent => sent,
-            }
+        Sender::Http1(line, _) => {
+            address_http1(&mut request, line.host());
+            line.send(request, progress, errand.interims, limit).await
         }
         Sender::Http2(http2, _) => {
-            address_http2(&mut request, origin);
-            in_time(errand, progress, http2.try_send_request(request)).await
+            address_http2(&mut request, &errand.target.base.origin);
+            in_time(limit, progress, http2.try_send_request(request)).await
         }
     };
     match sent {
-        Some(Ok(response)) => Ok(Answered { response, address, sender }),
-        Some(Err(mut error)) => Err(match (told(), error.take_message()) {
+        Ok(Ok(response)) => {
+            let response = response.map(|body| AnswerBody::new(body, sender));
+            Ok(Answered { response, address })
+        }
+        Ok(Err(mut error)) => Err(match (told(), error.take_message()) {
             (told, Some(unsent)) if told.is_none() || !fresh => Failed::Unsent(unsent),
             (Some(told), Some(_)) => Failed::Refused(told),
             (Some(told), None) => Failed::Refused(after_sending(told)),
             (None, _) => Failed::Refused(refusal(address, error.error())),
         }),
-        None => {
-            let limit = errand.response_timeout;
+        Err(GivenUp::Flooded) => Err(Failed::Refused(flooded(address))),
+        Err(GivenUp::Silent) => {
             let detail = format!("{address} gave no answer within {limit:?}");
             Err(Failed::Refused(Refusal::new(Cause::ResponseTimeout, detail)))
         }
     }
 }
 
-/// Waits for the head of the answer, but not longer than the limit after the last byte that went
-/// out: a long upload is no slow answer. `None` when the time is up.
+/// As [`Line::send`], over HTTP/2.
 async fn in_time(
-    errand: &Errand<'_>,
+    limit: Duration,
     progress: &Progress,
-    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+    sent: impl Future<Output = Sent>,
+) -> Result<Sent, GivenUp> {
     let mut sent = std::pin::pin!(sent);
     loop {
-        let rest = errand.response_timeout.saturating_sub(progress.quiet_for());
+        let rest = limit.saturating_sub(progress.quiet_for());
         if rest.is_zero() {
-            return None;
+            return Err(GivenUp::Silent);
         }
         if let Ok(answer) = tokio::time::timeout(rest, &mut sent).await {
-            return Some(answer);
+            return Ok(answer);
         }
     }
 }
 
 /// Origin-form, with the target's own `Host` (RFC 9112, section 3.2.1).
-fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
+fn address_http1(request: &mut Request<RequestBody>, host: Option<&HeaderValue>) {
     *request.version_mut() = http::Version::HTTP_11;
     // Absolute where it was meant for HTTP/2 at first.
     let path = request.uri().path_and_query().cloned();
@@ -414,8 +305,8 @@ fn address_http1(request: &mut Request<RequestBody>, origin: &Origin) {
         // Said here, as hyper sends GET and HEAD without their body otherwise.
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Ok(host) = HeaderValue::from_str(&authority(origin)) {
-        request.headers_mut().insert(HOST, host);
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host.clone());
     }
 }
 

@@ -132,6 +132,9 @@ impl<'a> Delivery<'a> {
         method: &Method,
         record: &Record,
     ) -> Option<Self> {
+        if !target.is_signed() {
+            return None;
+        }
         let attempt = Attempt {
             webhook_attempt_id: record.decision_id().to_owned(),
             delivery_id: ulid::Ulid::new().to_string(),
@@ -149,7 +152,7 @@ impl<'a> Delivery<'a> {
             last_attempt_at: 0,
             retry_after_seconds: None,
         };
-        target.is_signed().then(|| Self {
+        Some(Self {
             gateway,
             target,
             attempt,

@@ -1,6 +1,6 @@
 //! The relay: a request whose path, redirects and answer the gateway sees.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -118,17 +118,7 @@ impl Gateway {
         record.authority = asked.as_ref().ok().and_then(Asked::authority);
         self.still_open(from)?;
         let client = authenticate(view, from, &request.headers, record)?;
-        let mut gateway_name = host_field(&request.headers);
-        let asked = match asked? {
-            // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
-            Asked::Url(url)
-                if request.is_http2() && view.targets.owns_nothing_at(&url.wanted()) =>
-            {
-                gateway_name = Some(url.host.clone());
-                url.on_the_gateway()?
-            }
-            asked @ (Asked::Url(_) | Asked::ById { .. }) => asked,
-        };
+        let (asked, gateway_name) = meant(view, asked?, &request)?;
         let started = Instant::now();
         let target = owner_of(view, &client, &asked)?;
         record.target = Some(target.id.clone());
@@ -137,14 +127,18 @@ impl Gateway {
         let mut delivery = Delivery::begin(self, target, &request.method, record);
         let result = async {
             gateway_host(view, &asked, gateway_name.as_ref())?;
+            let authority = &target.base.origin.authority;
+            if !asked.is_at(authority) {
+                record.authority = Some(authority.to_string());
+            }
             let destination = destination(target, asked);
-            record.authority = Some(destination.authority.to_string());
             let permit = policy::permit(&client, destination, target, mode)?;
             record.policy = Some(started.elapsed());
             let slots = self.take_slots(view, &client, target)?;
             let mut outgoing = outgoing(view, &permit, request).await?;
             if let (Some(delivery), Some(facts)) = (&mut delivery, outgoing.facts.take())
-                && let Some(replay) = delivery.admit(outgoing.request.method(), facts).await?
+                && let Some(replay) =
+                    Box::pin(delivery.admit(outgoing.request.method(), facts)).await?
             {
                 return Ok(Passed::Replay(replay));
             }
@@ -169,7 +163,7 @@ impl Gateway {
             let mut answered = answered.map(Ahead::from);
             let body = answered.response.body_mut();
             let fields = match delivery.take() {
-                Some(delivery) => delivery.passed(status, body).await,
+                Some(delivery) => Box::pin(delivery.passed(status, body)).await,
                 None => HeaderMap::new(),
             };
             let target = Arc::clone(target);
@@ -238,7 +232,8 @@ async fn outgoing(
     let body = match signer(target)? {
         None => RequestBody::streaming(request.body, &progress),
         Some(keys) => {
-            let whole = read_whole(request.body, &headers, view.limits.max_signed_body).await?;
+            let limit = view.limits.max_signed_body;
+            let whole = Box::pin(read_whole(request.body, &headers, limit)).await?;
             let url = format!("{}{uri}", target.base.origin);
             facts = Some(sign(target, &request.method, &url, &mut headers, &whole, &keys)?);
             headers.insert(CONTENT_LENGTH, whole.len().into());
@@ -255,6 +250,23 @@ async fn outgoing(
     *request_out.headers_mut() = headers;
     let interims = request.interims;
     Ok(Outgoing { request: request_out, facts, progress, interims, upgrades })
+}
+
+/// What a request asks for, and the gateway's own name in it, where it asks the gateway.
+fn meant(
+    view: &View,
+    asked: Asked,
+    request: &RelayRequest<'_>,
+) -> Result<(Asked, Option<Host>), Refusal> {
+    match asked {
+        // In HTTP/2 a path of the gateway's own comes with an authority, as a URL does.
+        Asked::Url(url) if request.is_http2() && view.targets.owns_nothing_at(&url.wanted()) => {
+            let name = url.host.clone();
+            Ok((url.on_the_gateway()?, Some(name)))
+        }
+        asked @ Asked::Url(_) => Ok((asked, None)),
+        asked @ Asked::ById { .. } => Ok((asked, host_field(&request.headers))),
+    }
 }
 
 /// The keys of a target whose bodies are signed.
@@ -402,7 +414,7 @@ impl Carried {
         mut record: Record,
         switch: Option<&SwitchSlot>,
     ) -> Response<ResponseBody> {
-        let Answered { mut response, address, sender } = self.answered;
+        let Answered { mut response, address } = self.answered;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(slot) = switch
         {
@@ -429,7 +441,8 @@ impl Carried {
             progress: self.progress,
             to_target: bytes("to_target"),
             to_client: bytes("to_client"),
-            kept: Some((Arc::clone(gateway.upstreams.pool()), address, sender)),
+            pool: Arc::clone(gateway.upstreams.pool()),
+            address,
             target: self.target,
             _slots: self.slots,
         };
@@ -445,7 +458,8 @@ struct RelayWatch {
     progress: Arc<Progress>,
     to_target: IntCounter,
     to_client: IntCounter,
-    kept: Option<(Arc<Pool>, std::net::SocketAddr, Sender)>,
+    pool: Arc<Pool>,
+    address: SocketAddr,
     target: Arc<Target>,
     _slots: (Slot<String>, Slot<TargetId>),
 }
@@ -457,16 +471,15 @@ impl Watch for RelayWatch {
         self.record.to_client = self.record.to_client.saturating_add(bytes);
     }
 
-    fn ended(&mut self) {
+    fn ended(&mut self, sender: Option<Sender>) {
         self.record.end = Some("closed");
-        if let Some((pool, address, sender)) = self.kept.take() {
-            pool.put(&self.target, address, self.record.notes.route.clone(), sender);
+        if let Some(sender) = sender {
+            self.pool.put(&self.target, self.address, self.record.notes.route.clone(), sender);
         }
     }
 
     fn broke(&mut self, word: &'static str) {
         self.record.end = Some(word);
-        self.kept = None;
     }
 }
 

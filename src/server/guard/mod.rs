@@ -27,7 +27,6 @@
 
 mod stop;
 mod stream;
-mod timer;
 mod turn;
 
 use std::{
@@ -46,10 +45,12 @@ use super::{
     chunked::{self, ChunkFault},
     head::{Framing, Head, HeadFault, Scan, Scanner},
 };
-use crate::reason::{Cause, Refusal};
+use crate::{
+    forward::timer::Timer,
+    reason::{Cause, Refusal},
+};
 pub use stop::{BodyFault, Stop};
 use stop::{late, malformed};
-use timer::Timer;
 pub(super) use turn::Turn;
 
 /// What may wait here while an answer is being made, in bytes.

@@ -87,7 +87,8 @@ where
         if request.version() == Version::HTTP_11 {
             request.extensions_mut().insert(interims.clone());
         }
-        let (answer, turn) = (service(request), Arc::clone(&of_answers));
+        // Boxed, as it is large, and would be moved several times.
+        let (answer, turn) = (Box::pin(service(request)), Arc::clone(&of_answers));
         async move {
             let answer = after_interims(&turn, &interims, answer).await;
             Ok::<_, Infallible>(Turn::answer(&turn, answer))

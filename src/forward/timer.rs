@@ -8,29 +8,29 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// Moving it costs a look at the clock; the runtime's own timer is moved only when it has to ring
+/// Whoever polls it is woken when it fires. Moving it costs a look at the clock; the runtime's own timer is moved only when it has to ring
 /// earlier, or has rung too early.
 #[derive(Debug, Default)]
-pub(super) struct Timer {
+pub struct Timer {
     at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
     /// Fires `after` from now. A time that is too far away to be told never comes.
-    pub(super) fn set(&mut self, after: Duration) {
+    pub fn set(&mut self, after: Duration) {
         self.at = Instant::now().checked_add(after);
     }
 
     /// Fires `after` from now, unless it is set already.
-    pub(super) fn set_once(&mut self, after: Duration) {
+    pub fn set_once(&mut self, after: Duration) {
         if self.at.is_none() {
             self.set(after);
         }
     }
 
     /// Fires `after` from now, unless it is set to do so earlier.
-    pub(super) fn set_at_most(&mut self, after: Duration) {
+    pub fn set_at_most(&mut self, after: Duration) {
         let before = self.at;
         self.set(after);
         if let (Some(before), Some(at)) = (before, self.at) {
@@ -39,13 +39,13 @@ impl Timer {
     }
 
     /// Does not fire any more.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.at = None;
     }
 
     /// Ready, and cleared, once its time has come; else the task is woken then. Pending where none
     /// is set.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if at < sleep.deadline() {
