@@ -10,6 +10,8 @@
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::print_stdout,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     reason = "a benchmark may panic and print, and its own connections lead to loopback"
 )]
 
@@ -32,7 +34,6 @@ use std::{
 
 use crowd::{CLIENT, DIRECT, Gateway, TOKEN, Targets, percentile};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -107,7 +108,7 @@ async fn idle_tunnels(folder: &Path, tunnels: usize) {
     while held.len() < tunnels {
         let mut opening = JoinSet::new();
         for number in held.len()..tunnels.min(held.len() + AT_ONCE) {
-            let address = *targets.addresses.get(number % 8).unwrap();
+            let address = targets.addresses[number % 8];
             opening.spawn(crowd::tunnel(gateway.proxy, address, number));
         }
         for opened in opening.join_all().await {
@@ -246,7 +247,7 @@ async fn pooled(folder: &Path, client: f64, tls: bool) {
     // All at the same time, and each slow, so that none finds another's connection.
     let mut asking = JoinSet::new();
     for number in 0..POOLS * POOLED {
-        let authority = addresses.get(number % POOLS).unwrap().to_string();
+        let authority = addresses[number % POOLS].to_string();
         let proxy = gateway.proxy;
         asking.spawn(async move {
             let mut stream = crowd::open(proxy, number).await.unwrap();

@@ -83,8 +83,12 @@ async fn dead_target(folder: &Path) {
         let mut beside = one_by_one(&gateway, healthy).await;
         assert!(waiting.try_join_next().is_none(), "the dead target was not waited for");
         waiting.shutdown().await;
-        let figures = [(&mut alone, 50), (&mut alone, 99), (&mut beside, 50), (&mut beside, 99)];
-        let figures = figures.map(|(figures, percent)| percentile(figures, percent));
+        let figures = [
+            percentile(&mut alone, 50),
+            percentile(&mut alone, 99),
+            percentile(&mut beside, 50),
+            percentile(&mut beside, 99),
+        ];
         rounds.iter_mut().zip(figures).for_each(|(round, figure)| round.push(figure));
     }
     // The first one warms up.

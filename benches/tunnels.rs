@@ -21,6 +21,7 @@ mod crowd;
 mod figures;
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -110,7 +111,7 @@ impl Scene {
     fn new(folder: &Path, mut ways: [Way; 5]) -> Self {
         let copied = ways.get_mut(1).unwrap();
         let behind = copied.target;
-        copied.target = listen(move |stream| carry(stream, TcpStream::connect(behind)?));
+        copied.target = listen(move |stream| carry(&stream, &TcpStream::connect(behind)?));
         let (socks, http, dialled) = (listen(socks_hop), listen(http_hop), crowd::free());
         let mut config = crowd::head(&format!("connectors.listen = [\"{dialled}\"]"));
         for (name, url) in [
@@ -118,7 +119,7 @@ impl Scene {
             ("http", format!("http://{http}")),
             ("connector", "connector:bench".to_owned()),
         ] {
-            config.push_str(&format!("[tunnels.{name}]\nurl = \"{url}\"\n\n"));
+            write!(config, "[tunnels.{name}]\nurl = \"{url}\"\n\n").unwrap();
         }
         config.push_str(CLIENT);
         for (number, way) in ways.iter().enumerate() {
@@ -246,7 +247,7 @@ fn socks_hop(mut stream: TcpStream) -> io::Result<()> {
     let onward =
         TcpStream::connect(SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low]))))?;
     stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
-    carry(stream, onward)
+    carry(&stream, &onward)
 }
 
 fn http_hop(mut stream: TcpStream) -> io::Result<()> {
@@ -260,22 +261,23 @@ fn http_hop(mut stream: TcpStream) -> io::Result<()> {
     let authority = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let onward = TcpStream::connect(authority)?;
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-    carry(stream, onward)
+    carry(&stream, &onward)
 }
 
 /// Copies both ways until either ends.
-fn carry(one: TcpStream, other: TcpStream) -> io::Result<()> {
+fn carry(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     other.set_nodelay(true)?;
     let back = (other.try_clone()?, one.try_clone()?);
     thread::spawn(move || copy(&back.0, &back.1));
-    copy(&one, &other);
+    copy(one, other);
     Ok(())
 }
 
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {
     let mut buffer = vec![0; PIECE];
     while let Ok(read) = from.read(&mut buffer) {
-        if read == 0 || to.write_all(buffer.get(..read).unwrap()).is_err() {
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if read == 0 || to.write_all(bytes).is_err() {
             break;
         }
     }

@@ -178,7 +178,7 @@ fn clients_that_stop_reading_slow_no_other() {
     lab::run(async |lab| {
         let _receiver = Receiver::echo((PRIVATE, 8080));
         let _endless = Receiver::with((PRIVATE_2, 8080), async |mut guest| {
-            while guest.write(&[b'x'; 64 * 1024]).await.is_ok() {}
+            while guest.write(&vec![b'x'; 64 * 1024]).await.is_ok() {}
         });
         let gateway = lab.gateway(&scene(&lab)).await;
         let mut stalled = Vec::new();
