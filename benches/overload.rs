@@ -38,7 +38,8 @@ const WAITING: usize = 1000;
 const TUNNELS: usize = 2000;
 /// Connections that the gateway may have.
 const PLACES: usize = 64;
-/// How long a tunnel is held, where places are what there is too little of.
+/// How long a tunnel is held, and how long a client waits that was refused, where places are what
+/// there is too little of.
 const HELD: Duration = Duration::from_millis(50);
 /// How long a round of clients lasts.
 const ROUND: Duration = Duration::from_secs(2);
@@ -52,8 +53,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         dead_target(&folder.path().join("dead")).await;
-        crowded(&folder.path().join("held"), HELD, "held for 50 ms").await;
-        crowded(&folder.path().join("churn"), Duration::ZERO, "as fast as they go").await;
+        let held = "held for 50 ms; who is refused asks again after as long";
+        crowded(&folder.path().join("held"), HELD, held).await;
+        let churn = "closed at once; who is refused asks again at once";
+        crowded(&folder.path().join("churn"), Duration::ZERO, churn).await;
     });
 }
 
@@ -138,11 +141,10 @@ async fn crowded(folder: &Path, held: Duration, what: &str) {
         + CLIENT
         + &crowd::target("target", target, DIRECT);
     let gateway = Gateway::start(folder, &config);
-    println!("\n{PLACES} places, tunnels {what}, medians of {ROUNDS} x {ROUND:?}");
+    println!("\n{PLACES} places, tunnels {what}; medians of {ROUNDS} x {ROUND:?}");
     let mut rounds = [const { Vec::new() }; 3];
     let mut recovered = Vec::new();
     for _ in 0..=ROUNDS {
-        // One place less: a connection is counted until its task has seen the client's end.
         for (round, clients) in rounds.iter_mut().zip([PLACES / 2, PLACES, PLACES * 2]) {
             round.push(clients_for_a_round(gateway.proxy, target, clients, held).await);
         }
@@ -205,9 +207,10 @@ async fn clients_for_a_round(
                         met.cut = met.cut.saturating_add(1);
                     }
                 }
-                if matches!(outcome, Ok((200, _))) {
+                if !held.is_zero() {
                     tokio::time::sleep(held).await;
                 }
+                drop(outcome);
             }
         });
     }
