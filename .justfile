@@ -2,6 +2,10 @@
 
 commit: fmt-check clippy test doc
 
+# the gateway at work, on this machine alone
+run:
+    cargo run --release --locked -- demo
+
 # formatting as in .rustfmt.toml
 fmt-check:
     cargo fmt --check
@@ -21,6 +25,11 @@ quick:
 # everything, with the packages, namespaces and real clients it needs (Debian, root)
 all:
     .ci/run
+
+# every benchmark, then the gateway beside other proxies (docs/performance.md)
+bench:
+    cargo bench --locked
+    benches/side-by-side
 
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

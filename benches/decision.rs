@@ -14,17 +14,24 @@ use divan::{Bencher, bench};
 use egress_gateway::{
     check::Standing,
     client::Clients,
-    destination::Destination,
+    destination::{Asked, Destination},
     forward::client_hello,
     origin::{Authority, BaseUrl},
+    path,
     policy::{self, Answered, Mode, address::classify},
     problem::Problem,
     reason::{Cause, Refusal},
+    secret::Secret,
     server::head,
     slots::Slots,
-    target::Target,
+    target::{Signing, SigningFormat, Target},
+    webhook::{
+        envelope::{Envelope, Outgoing},
+        signature::{self, Keys},
+    },
 };
-use http::HeaderMap;
+use http::{HeaderMap, Method};
+use sha2::{Digest as _, Sha256};
 use world::{Request, World};
 
 /// Most that the whole decision may take on one core, in microseconds.
@@ -79,6 +86,18 @@ fn destination_connect(bencher: Bencher<'_, '_>) {
     let authority = "jira.customer-00000.example:443";
     let headers = world::connect_headers(authority);
     bencher.bench(|| Destination::connect(black_box(authority), black_box(&headers)).unwrap());
+}
+
+/// A relayed request's target, in both of its forms, with `Host`.
+#[bench(args = ["http://jira.customer-00000.example/rest/api/2/issue/SEC-1?fields=summary", "/targets/customer-00000/rest/api/2/issue/SEC-1?fields=summary"])]
+fn request_target_parse(bencher: Bencher<'_, '_>, target: &str) {
+    let headers = world::connect_headers("jira.customer-00000.example");
+    bencher.bench(|| Asked::parse(black_box(target), black_box(&headers)).unwrap());
+}
+
+#[bench(args = ["/jira/rest/api/2/issue/SEC-1", "/jira/rest/api/2/%7Ebob/b%C3%BCro", "/jira/%252e%252e/admin"])]
+fn path_contained(path: &str) -> bool {
+    path::contained(black_box("/jira"), black_box(path), false).is_ok()
 }
 
 #[bench(args = [1, 1_000, 100_000])]
@@ -157,6 +176,34 @@ fn problem_render(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
         let id = "01JABCDEFGHJKMNPQRSTVWXYZ0";
         Problem::new(black_box(&refusal), id, "203.0.113.10").to_http1()
+    });
+}
+
+/// Everything that signs a body of so many bytes: key, hash, look for fields, signature, fields.
+#[bench(args = [256, 4_096, 65_536])]
+fn delivery_signed(bencher: Bencher<'_, '_>, bytes: usize) {
+    let secret = Some(Secret::new(vec![7; 32]));
+    let signing = Signing { secret, ..Signing::default() };
+    let mut body = br#"{"event":"ticket_export.requested","tickets":[]}"#.to_vec();
+    body.resize(bytes, b' ');
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", "application/json".parse().unwrap());
+    bencher.bench(|| {
+        let body = black_box(&body);
+        let keys = Keys::new(&signing).unwrap().unwrap();
+        let outgoing = Outgoing {
+            target: "hook",
+            method: &Method::POST,
+            url: "https://hook.customer.example/hook",
+            headers: &headers,
+            body,
+            payload_hash: Sha256::digest(body).into(),
+            format: SigningFormat::WebRiskOps,
+        };
+        let envelope = Envelope::read(&outgoing, 1_700_000_000, [7; 16]).unwrap();
+        let mut signed = headers.clone();
+        signature::replace(&mut signed, signature::sign(&envelope, body, &keys));
+        signed
     });
 }
 

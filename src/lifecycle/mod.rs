@@ -105,6 +105,7 @@ pub async fn run(files: Vec<PathBuf>, loaded: Loaded) -> Result<(), StartError> 
     // Before anything else: a signal that comes while starting must not be lost.
     let mut signals = Signals::new()?;
     systemd::raise_file_limit();
+    systemd::compare_file_limit(loaded.config.limits.max_connections);
     let mut watcher = config::reload::watch(&loaded.files);
     if let Some(fault) = watcher.fault() {
         tracing::warn!(fault, "changes of configuration files are noticed late");
@@ -271,6 +272,7 @@ impl Running {
         let tls = config.proxy.tls.clone();
         let wanted = self.listeners.wanted(&config);
         let policy = PolicyNote::of(&config);
+        systemd::compare_file_limit(config.limits.max_connections);
         let mut addresses = self.listeners.addresses(&bound, &wanted);
         addresses.extend(&self.dial_in.addresses);
         // From here to the swap nobody changes a target.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -59,14 +60,30 @@ impl Watchdog {
     }
 }
 
+/// What the program has open besides connections: listeners, the store, name servers, notices.
+const OWN_FILES: u64 = 128;
+
 /// Raises the soft limit of open files to the hard one: a tunnel needs two. Where that is not
 /// allowed the soft limit stays, and says so.
 pub(super) fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
     });
     if let Err(error) = raised {
         tracing::info!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Warns when so many connections, each with one to its target, are more than may be open: the
+/// last ones would wait in the kernel, or be refused with `out_of_files`.
+pub(super) fn compare_file_limit(max_connections: u32) {
+    let needed = u64::from(max_connections).saturating_mul(2).saturating_add(OWN_FILES);
+    let Ok((allowed, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if allowed < needed {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer files may be open than limits.max_connections needs: raise LimitNOFILE"
+        );
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{OpenConnection, Server, connection, tls::ServerTls};
+use super::{OpenConnection, Place, Server, connection, tls::ServerTls};
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
@@ -148,24 +148,21 @@ async fn take_in(
     let _best_effort = stream.set_nodelay(true);
     let limit = usize::try_from(server.gateway.view.load().limits.max_connections);
     let tls = tls.load_full();
-    match OpenConnection::take(server, limit.unwrap_or(usize::MAX)) {
-        Some(open) => {
-            let own = server.clone();
-            server.tasks.spawn(async move {
-                connection::serve(own, stream, accepted, tls).await;
-                drop(open);
-            });
-        }
-        None if tls.is_none() && server.tasks.len() < rejections_limit(limit) => {
-            let own = server.clone();
-            server.tasks.spawn(async move { connection::reject(&own, stream, accepted).await });
-        }
-        None => drop(stream),
+    if let Some(open) = OpenConnection::take(server, limit.unwrap_or(usize::MAX)) {
+        let own = server.clone();
+        server.tasks.spawn(async move {
+            connection::serve(own, stream, accepted, tls).await;
+            drop(open);
+        });
+    } else if tls.is_none()
+        && let Some(told) = Place::take(&server.rejected, REJECTIONS_MAX)
+    {
+        let own = server.clone();
+        server.tasks.spawn(async move {
+            connection::reject(&own, stream, accepted).await;
+            drop(told);
+        });
     }
-}
-
-fn rejections_limit(limit: Result<usize, std::num::TryFromIntError>) -> usize {
-    limit.unwrap_or(usize::MAX).saturating_add(REJECTIONS_MAX)
 }
 
 fn is_of_connection(error: &io::Error) -> bool {

@@ -29,12 +29,20 @@ pub struct Server {
     pub drain: CancellationToken,
     /// Connections open now.
     pub open: Arc<AtomicUsize>,
+    /// Connections beyond the limit that are being told so.
+    rejected: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// A server for a gateway.
     pub fn new(gateway: Arc<Gateway>, tasks: TaskTracker) -> Self {
-        Self { gateway, tasks, drain: CancellationToken::new(), open: Arc::default() }
+        Self {
+            gateway,
+            tasks,
+            drain: CancellationToken::new(),
+            open: Arc::default(),
+            rejected: Arc::default(),
+        }
     }
 
     /// Lets open connections end: new requests on them are refused from now on.
@@ -47,24 +55,34 @@ impl Server {
 /// One of the connections that count towards `limits.max_connections`.
 #[derive(Debug)]
 struct OpenConnection {
-    open: Arc<AtomicUsize>,
+    _place: Place,
     _counted: Open,
 }
 
 impl OpenConnection {
     /// `None` when `limit` connections are open.
     fn take(server: &Server, limit: usize) -> Option<Self> {
+        let place = Place::take(&server.open, limit)?;
         let gauge = server.gateway.metrics.connections.with_label_values(&["client"]);
-        if server.open.fetch_add(1, Ordering::AcqRel) >= limit {
-            server.open.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        Some(Self { open: Arc::clone(&server.open), _counted: Open::new(gauge) })
+        Some(Self { _place: place, _counted: Open::new(gauge) })
     }
 }
 
-impl Drop for OpenConnection {
+/// One of a bounded number, given back when dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// `None` when `limit` are taken.
+    fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        // Dropped again, and so given back, where it is one too many.
+        (taken.fetch_add(1, Ordering::AcqRel) < limit).then_some(place)
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -49,6 +49,7 @@ mod interim;
 mod lifecycle;
 mod limits;
 mod openapi;
+mod overload;
 mod parsers;
 mod paths;
 mod policy;

@@ -9,6 +9,7 @@ use super::{
     refusal,
 };
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -247,6 +248,27 @@ impl Gateway {
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
+    }
+
+    /// The descriptors that the program has open.
+    pub(crate) fn files(&self) -> BTreeSet<usize> {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// Lets the program open only so many more descriptors than it has open now.
+    pub(crate) fn limit_files(&self, more: usize) {
+        let open = self.files();
+        // The limit is one of numbers, and there may be gaps between those in use.
+        let free = |limit: &usize| *limit - open.range(..limit).count() == more;
+        let limit = (0..=open.last().unwrap() + 1 + more).rev().find(free).unwrap();
+        let done = Command::new("prlimit")
+            .args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:")])
+            .status()
+            .expect("prlimit (package util-linux) starts");
+        assert!(done.success());
     }
 
     /// Replaces the configuration file; the program notices by itself or by a signal.
