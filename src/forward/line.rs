@@ -203,3 +203,104 @@ impl Drop for Line {
         self.hand_over();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        egress::{Carrier, Ready, Stream},
+        forward::{body::AnswerBody, pool::Sender},
+    };
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A line, its far end, and its tasks.
+    #[expect(clippy::disallowed_methods, reason = "a test's own connection on loopback")]
+    async fn line() -> (Line, TcpStream, TaskTracker) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let stream = Stream::Plain(Carrier::Direct(stream));
+        let (stream, _fault) = Noted::new(Ready { stream, facts: None });
+        let tasks = TaskTracker::new();
+        (Line::open(stream, "far.example", &tasks).await.unwrap(), far, tasks)
+    }
+
+    fn upload(bytes: usize, progress: &std::sync::Arc<Progress>) -> Request<RequestBody> {
+        let body = RequestBody::whole(vec![b'x'; bytes].into(), progress);
+        Request::put("/up").header("content-length", bytes).body(body).unwrap()
+    }
+
+    async fn send(line: &mut Line, bytes: usize) -> Response<Incoming> {
+        let (progress, interims) = (Progress::new(), Interims::default());
+        line.ready().await.unwrap();
+        let sent = line.send(upload(bytes, &progress), &progress, &interims, LIMIT).await;
+        let Ok(Ok(response)) = sent else { panic!("no answer") };
+        response
+    }
+
+    #[tokio::test]
+    async fn an_answer_needs_no_task_and_its_body_drives_the_connection() {
+        let (mut line, mut far, tasks) = line().await;
+        let answering = async {
+            let mut read = [0; 4096];
+            assert!(far.read(&mut read).await.unwrap() > 0);
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na").await.unwrap();
+        };
+        let (response, ()) = tokio::join!(send(&mut line, 3), answering);
+        let mut body = AnswerBody::new(response.into_body(), Sender::Http1(Box::new(line)));
+        let first = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "a");
+        let (second, ()) = tokio::join!(http_body_util::BodyExt::frame(&mut body), async {
+            far.write_all(b"b").await.unwrap();
+        });
+        assert_eq!(second.unwrap().unwrap().into_data().unwrap(), "b");
+        assert!(tasks.is_empty());
+        let Some(Sender::Http1(mut line)) = body.release() else { panic!("not given back") };
+        assert!(line.stands() && line.is_ready());
+        drop(line);
+        tasks.close();
+        timeout(LIMIT, tasks.wait()).await.unwrap();
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_on_while_nobody_takes_the_answer() {
+        const BYTES: usize = 64 * 1024 * 1024;
+        let (mut line, mut far, _tasks) = line().await;
+        let answering = async {
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+        };
+        let (_response, ()) = tokio::join!(send(&mut line, BYTES), answering);
+        let mut read = vec![0; 1024 * 1024];
+        let mut left = BYTES;
+        while left > 0 {
+            let count = timeout(LIMIT, far.read(&mut read)).await.unwrap().unwrap();
+            assert!(count > 0, "{left} bytes did not come");
+            left = left.saturating_sub(count);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_finds_that_the_target_closed_or_spoke_unasked() {
+        for said in [&b""[..], b"HTTP/1.1 200 OK\r\n\r\n"] {
+            let (mut line, mut far, _tasks) = line().await;
+            line.ready().await.unwrap();
+            assert!(line.stands());
+            far.write_all(said).await.unwrap();
+            drop(far);
+            let closed = async {
+                while line.stands() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(LIMIT, closed).await.unwrap();
+        }
+    }
+}
