@@ -271,8 +271,12 @@ fn write_zero() -> io::Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "the streams of these tests connect to loopback")]
 mod tests {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "the streams of these tests connect to loopback"
+    )]
+
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
