@@ -1,9 +1,13 @@
-//! The stream to a target, which notes what goes wrong with TLS once it stands.
+//! The stream to a target, which notes what goes wrong with TLS once it stands, and whether the
+//! target takes what is sent.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -14,9 +18,25 @@ use crate::{
     tls::{ClientCertificate, TlsError, TlsFacts},
 };
 
-/// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate, and
-/// refuses it, when the client believes itself ready.
-pub(super) type Fault = Arc<OnceLock<TlsError>>;
+/// What was noted of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    fault: OnceLock<TlsError>,
+    stuck: AtomicBool,
+}
+
+impl Seen {
+    /// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate,
+    /// and refuses it, when the client believes itself ready.
+    pub(super) fn fault(&self) -> Option<&TlsError> {
+        self.fault.get()
+    }
+
+    /// Whether there is something to be sent that the target has not taken.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+}
 
 /// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
 /// may meet the fault while there is no request, and in HTTP/2 only a text is left of it.
@@ -25,20 +45,19 @@ pub(super) struct Noted {
     facts: Option<TlsFacts>,
     /// Whether the target has said anything.
     answered: bool,
-    fault: Fault,
+    seen: Arc<Seen>,
 }
 
 impl Noted {
-    /// The stream, and where its fault will be.
-    pub(super) fn new(ready: Ready) -> (Self, Fault) {
-        let fault = Fault::default();
-        let noted = Self {
-            stream: ready.stream,
-            facts: ready.facts,
-            answered: false,
-            fault: Arc::clone(&fault),
-        };
-        (noted, fault)
+    /// The stream; nothing is noted yet.
+    pub(super) fn new(ready: Ready) -> Self {
+        let Ready { stream, facts } = ready;
+        Self { stream, facts, answered: false, seen: Arc::default() }
+    }
+
+    /// Where things are noted.
+    pub(super) fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen)
     }
 
     fn note(&self, error: &io::Error) {
@@ -49,8 +68,14 @@ impl Noted {
             .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
         if let Some(fault) = fault {
             // Only the first one counts.
-            drop(self.fault.set(fault));
+            drop(self.seen.fault.set(fault));
         }
+    }
+
+    /// What a write or flush came to.
+    fn sent<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.seen.stuck.store(result.is_pending(), Ordering::Relaxed);
+        Poll::Ready(ready!(result).inspect_err(|error| self.note(error)))
     }
 }
 
@@ -75,8 +100,8 @@ impl AsyncWrite for Noted {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.sent(written)
     }
 
     fn poll_write_vectored(
@@ -89,8 +114,8 @@ impl AsyncWrite for Noted {
             return self.poll_write(cx, alone);
         }
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -99,8 +124,8 @@ impl AsyncWrite for Noted {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.sent(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,7 +14,7 @@ use super::{
     body::{AnswerBody, Progress, RequestBody},
     interim::{INTERIM_BYTES_MAX, INTERIMS_MAX, Interims},
     line::{GivenUp, Line, Sent},
-    noted::{Fault, Noted},
+    noted::{Noted, Seen},
     pool::{Pool, Sender},
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Upstreams {
             let route = notes.route.clone();
             while let Some((address, sender)) = self.pool.take(target, vetted, route.as_deref()) {
                 notes.pinned = Some(address);
-                let kept = Connection { address, sender, fresh: false, fault: Fault::default() };
+                let kept = Connection { address, sender, fresh: false, seen: Arc::default() };
                 match attempt(errand, kept, request, progress).await {
                     Ok(answered) => return Ok(answered),
                     Err(Failed::Unsent(unsent)) => request = unsent,
@@ -150,7 +150,8 @@ impl Upstreams {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
         let http2 = ready.http2();
-        let (stream, fault) = Noted::new(ready);
+        let stream = Noted::new(ready);
+        let seen = stream.seen();
         let sender = if http2 {
             self.open_http2(stream).await.map_err(failed)?
         } else {
@@ -158,7 +159,7 @@ impl Upstreams {
             let line = Line::open(stream, &host, &self.tasks).await.map_err(failed)?;
             Sender::Http1(Box::new(line))
         };
-        Ok(Connection { address, sender, fresh: true, fault })
+        Ok(Connection { address, sender, fresh: true, seen })
     }
 
     async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
@@ -198,7 +199,7 @@ struct Connection {
     sender: Sender,
     /// Not out of the pool.
     fresh: bool,
-    fault: Fault,
+    seen: Arc<Seen>,
 }
 
 enum Failed {
@@ -230,12 +231,12 @@ async fn attempt(
     mut request: Request<RequestBody>,
     progress: &Progress,
 ) -> Result<Answered, Failed> {
-    let Connection { address, mut sender, fresh, fault } = connection;
+    let Connection { address, mut sender, fresh, seen } = connection;
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
     if !sender.is_ready()
         && !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(())))
     {
-        return Err(fault.get().map_or(Failed::Unsent(request), |tls| told(address, tls)));
+        return Err(seen.fault().map_or(Failed::Unsent(request), |tls| told(address, tls)));
     }
     progress.begin();
     let limit = errand.response_timeout;
@@ -254,7 +255,7 @@ async fn attempt(
             let response = response.map(|body| AnswerBody::new(body, sender));
             Ok(Answered { response, address })
         }
-        Ok(Err(mut error)) => Err(match (fault.get(), error.take_message()) {
+        Ok(Err(mut error)) => Err(match (seen.fault(), error.take_message()) {
             (Some(tls), _) => told(address, tls),
             (None, Some(unsent)) => Failed::Unsent(unsent),
             (None, None) => Failed::Refused(refusal(address, error.error())),
