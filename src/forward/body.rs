@@ -222,7 +222,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let Self { body, sender } = self.get_mut();
         match sender {
-            Some(Sender::Http1(line, _)) => line.poll_body(body, cx),
+            Some(Sender::Http1(line)) => line.poll_body(body, cx),
             Some(Sender::Http2(..)) | None => Pin::new(body).poll_frame(cx),
         }
     }

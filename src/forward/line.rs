@@ -13,6 +13,7 @@ use std::{
     fmt,
     future::poll_fn,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -30,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     body::{Progress, RequestBody},
     interim::Interims,
-    noted::Noted,
+    noted::{Noted, Seen},
     timer::Timer,
 };
 
@@ -42,6 +43,7 @@ pub struct Line {
     sender: http1::SendRequest<RequestBody>,
     /// `None` once a task of its own drives it, or it has ended.
     driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    seen: Arc<Seen>,
     timer: Timer,
     /// The target's, as every request on the connection says it.
     host: Option<HeaderValue>,
@@ -73,23 +75,29 @@ impl Line {
         host: &str,
         tasks: &TaskTracker,
     ) -> hyper::Result<Self> {
+        let seen = stream.seen();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
-        // Unconstrained: a look without a waker must find whatever is there.
-        let driver = unconstrained(async move {
+        let driver = async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a target ended with an error");
             }
-        });
+        };
         Ok(Self {
             sender,
             driver: Some(Box::pin(driver)),
+            seen,
             timer: Timer::default(),
             host: HeaderValue::from_str(host).ok(),
             tasks: tasks.clone(),
         })
+    }
+
+    /// What is noted of its connection.
+    pub(super) const fn seen(&self) -> &Arc<Seen> {
+        &self.seen
     }
 
     /// What `Host` says.
@@ -99,7 +107,14 @@ impl Line {
 
     /// Whether it has not ended, by what has come of it until now.
     pub(super) fn stands(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        if let Some(driver) = &mut self.driver {
+            // Nobody is woken to look again, so this look must find whatever is there. There is
+            // little to do while no request is under way: what comes unasked ends the connection.
+            let look = pin!(unconstrained(driver));
+            if look.poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                self.driver = None;
+            }
+        }
         !self.is_closed()
     }
 
@@ -131,6 +146,7 @@ impl Line {
         interims: &Interims,
         limit: Duration,
     ) -> Result<Sent, GivenUp> {
+        // Unconstrained: it is polled without a waker.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         self.timer.set(limit);
         let sent = poll_fn(|cx| {
@@ -152,7 +168,7 @@ impl Line {
         })
         .await;
         self.timer.clear();
-        if !progress.is_sent() {
+        if !progress.is_sent() || self.seen.is_stuck() {
             self.hand_over();
         }
         sent
@@ -224,15 +240,16 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "a test's own connection on loopback")]
     async fn line() -> (Line, TcpStream, TaskTracker) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
         let stream = Stream::Plain(Carrier::Direct(stream));
-        let (stream, _fault) = Noted::new(Ready { stream, facts: None });
+        let stream = Noted::new(address, Ready { stream, facts: None });
         let tasks = TaskTracker::new();
         (Line::open(stream, "far.example", &tasks).await.unwrap(), far, tasks)
     }
 
-    fn upload(bytes: usize, progress: &std::sync::Arc<Progress>) -> Request<RequestBody> {
+    fn upload(bytes: usize, progress: &Arc<Progress>) -> Request<RequestBody> {
         let body = RequestBody::whole(vec![b'x'; bytes].into(), progress);
         Request::put("/up").header("content-length", bytes).body(body).unwrap()
     }

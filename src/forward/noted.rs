@@ -1,10 +1,14 @@
-//! The stream to a target, which notes what ends it where that is known better than from hyper.
+//! The stream to a target, which notes what ends it where that is known better than from hyper, and
+//! whether the target takes what is sent.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -16,17 +20,33 @@ use crate::{
     tls::{ClientCertificate, TlsError, TlsFacts},
 };
 
-/// Why a connection ended, where that is known better than from hyper.
-pub type Fault = Arc<OnceLock<Broken>>;
-
 /// What ended a connection.
 #[derive(Debug)]
-pub enum Broken {
+pub(super) enum Broken {
     /// What the target said of TLS once it stood: in TLS 1.3 it looks at the client's certificate,
     /// and refuses it, when the client believes itself ready.
     Tls(TlsError),
     /// The tunnel it went through leads nowhere any more.
     Tunnel(Refusal),
+}
+
+/// What was noted of a stream.
+#[derive(Debug, Default)]
+pub struct Seen {
+    fault: OnceLock<Broken>,
+    stuck: AtomicBool,
+}
+
+impl Seen {
+    /// Why the connection ended, where that is known better than from hyper.
+    pub(super) fn fault(&self) -> Option<&Broken> {
+        self.fault.get()
+    }
+
+    /// Whether there is something to be sent that the target has not taken.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
 }
 
 /// A stream that notes such a fault when it is read. hyper's errors are not a way to learn of it: it
@@ -37,26 +57,24 @@ pub(super) struct Noted {
     facts: Option<TlsFacts>,
     /// Whether the target has said anything.
     answered: bool,
-    fault: Fault,
+    seen: Arc<Seen>,
 }
 
 impl Noted {
-    /// The stream, and where its fault will be.
-    pub(super) fn new(address: SocketAddr, ready: Ready) -> (Self, Fault) {
-        let fault = Fault::default();
-        let noted = Self {
-            stream: ready.stream,
-            address,
-            facts: ready.facts,
-            answered: false,
-            fault: Arc::clone(&fault),
-        };
-        (noted, fault)
+    /// The stream; nothing is noted yet.
+    pub(super) fn new(address: SocketAddr, ready: Ready) -> Self {
+        let Ready { stream, facts } = ready;
+        Self { stream, address, facts, answered: false, seen: Arc::default() }
+    }
+
+    /// Where things are noted.
+    pub(super) fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen)
     }
 
     fn note(&self, error: &io::Error) {
         if let Some(lost) = tunnel_lost(error, self.address) {
-            drop(self.fault.set(Broken::Tunnel(lost)));
+            drop(self.seen.fault.set(Broken::Tunnel(lost)));
             return;
         }
         let Some(facts) = &self.facts else { return };
@@ -66,8 +84,14 @@ impl Noted {
             .or_else(|| missing.then_some(TlsError::ClientCertificate { given: false }));
         if let Some(fault) = fault {
             // Only the first one counts.
-            drop(self.fault.set(Broken::Tls(fault)));
+            drop(self.seen.fault.set(Broken::Tls(fault)));
         }
+    }
+
+    /// What a write or flush came to.
+    fn sent<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.seen.stuck.store(result.is_pending(), Ordering::Relaxed);
+        Poll::Ready(ready!(result).inspect_err(|error| self.note(error)))
     }
 }
 
@@ -92,8 +116,8 @@ impl AsyncWrite for Noted {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.sent(written)
     }
 
     fn poll_write_vectored(
@@ -106,8 +130,8 @@ impl AsyncWrite for Noted {
             return self.poll_write(cx, alone);
         }
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
-        Poll::Ready(written.inspect_err(|error| this.note(error)))
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -116,8 +140,8 @@ impl AsyncWrite for Noted {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|error| this.note(error)))
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.sent(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

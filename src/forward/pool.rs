@@ -16,7 +16,7 @@ use std::{
 use hyper::client::conn::http2;
 use tokio::time::Instant;
 
-use super::{body::RequestBody, line::Line, noted::Fault};
+use super::{body::RequestBody, line::Line, noted::Seen};
 use crate::{
     policy::VettedAddr,
     target::{Target, TargetId},
@@ -29,27 +29,28 @@ const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Connections of one target that may wait.
 const IDLE_PER_TARGET_MAX: usize = 64;
 
-/// Something that sends requests over an open connection. What is known of that one's end, if
-/// anything, is beside it, and tells which connection it is.
+/// Something that sends requests over an open connection.
 #[derive(Debug)]
 pub enum Sender {
     /// One request at a time.
-    Http1(Box<Line>, Fault),
-    /// Many; shared by cloning.
-    Http2(http2::SendRequest<RequestBody>, Fault),
+    Http1(Box<Line>),
+    /// Many; shared by cloning. What is noted of it tells which connection it is.
+    Http2(http2::SendRequest<RequestBody>, Arc<Seen>),
 }
 
 impl Sender {
-    pub(super) const fn fault(&self) -> &Fault {
+    /// What is noted of its connection.
+    pub(super) const fn seen(&self) -> &Arc<Seen> {
         match self {
-            Self::Http1(_, fault) | Self::Http2(_, fault) => fault,
+            Self::Http1(line) => line.seen(),
+            Self::Http2(_, seen) => seen,
         }
     }
 
     /// Whether another request can be sent now.
     pub(super) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(line, _) => line.is_ready(),
+            Self::Http1(line) => line.is_ready(),
             Self::Http2(sender, _) => sender.is_ready(),
         }
     }
@@ -57,7 +58,7 @@ impl Sender {
     /// Waits until another request can be sent.
     pub(super) async fn ready(&mut self) -> hyper::Result<()> {
         match self {
-            Self::Http1(line, _) => line.ready().await,
+            Self::Http1(line) => line.ready().await,
             Self::Http2(sender, _) => sender.ready().await,
         }
     }
@@ -65,14 +66,14 @@ impl Sender {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Http2(_, one), Self::Http2(_, other)) => Arc::ptr_eq(one, other),
-            (Self::Http1(..), _) | (_, Self::Http1(..)) => false,
+            (Self::Http1(_), _) | (_, Self::Http1(_)) => false,
         }
     }
 
     /// Whether it had ended when it was last looked at.
     fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(line, _) => line.is_closed(),
+            Self::Http1(line) => line.is_closed(),
             Self::Http2(sender, _) => sender.is_closed(),
         }
     }
@@ -80,7 +81,7 @@ impl Sender {
     /// Looks whether it has not ended.
     fn stands(&mut self) -> bool {
         match self {
-            Self::Http1(line, _) => line.stands(),
+            Self::Http1(line) => line.stands(),
             Self::Http2(sender, _) => !sender.is_closed(),
         }
     }
@@ -136,8 +137,8 @@ impl Pool {
                 && now.saturating_duration_since(one.since) < IDLE_MAX
                 && !one.sender.is_closed()
         });
-        if let Some(Idle { address, sender: Sender::Http2(shared, fault), .. }) = idle.last() {
-            return Some((*address, Sender::Http2(shared.clone(), Arc::clone(fault))));
+        if let Some(Idle { address, sender: Sender::Http2(shared, seen), .. }) = idle.last() {
+            return Some((*address, Sender::Http2(shared.clone(), Arc::clone(seen))));
         }
         idle.pop().map(|one| (one.address, one.sender))
     }

@@ -155,18 +155,19 @@ impl Upstreams {
             Refusal::new(Cause::ResponseInvalid, format!("{address}: {error}"))
         };
         let http2 = ready.http2();
-        let (stream, fault) = Noted::new(address, ready);
+        let stream = Noted::new(address, ready);
         let sender = if http2 {
-            Sender::Http2(self.open_http2(stream).await.map_err(failed)?, fault)
+            self.open_http2(stream).await.map_err(failed)?
         } else {
             let host = authority(&target.base.origin);
             let line = Line::open(stream, &host, &self.tasks).await.map_err(failed)?;
-            Sender::Http1(Box::new(line), fault)
+            Sender::Http1(Box::new(line))
         };
         Ok(Connection { address, sender, fresh: true })
     }
 
-    async fn open_http2(&self, stream: Noted) -> hyper::Result<http2::SendRequest<RequestBody>> {
+    async fn open_http2(&self, stream: Noted) -> hyper::Result<Sender> {
+        let seen = stream.seen();
         let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -180,7 +181,7 @@ impl Upstreams {
                 tracing::debug!(%error, "an HTTP/2 connection to a target ended with an error");
             }
         });
-        Ok(sender)
+        Ok(Sender::Http2(sender, seen))
     }
 }
 
@@ -235,8 +236,8 @@ async fn attempt(
     progress: &Progress,
 ) -> Result<Answered, Failed> {
     let Connection { address, mut sender, fresh } = connection;
-    let fault = Arc::clone(sender.fault());
-    let told = || told(address, fault.get()?, fresh);
+    let seen = Arc::clone(sender.seen());
+    let told = || told(address, seen.fault()?, fresh);
     let limit = if fresh { errand.response_timeout } else { READY_TIMEOUT };
     if !sender.is_ready()
         && !matches!(tokio::time::timeout(limit, sender.ready()).await, Ok(Ok(())))
@@ -248,7 +249,7 @@ async fn attempt(
     progress.begin();
     let limit = errand.response_timeout;
     let sent = match &mut sender {
-        Sender::Http1(line, _) => {
+        Sender::Http1(line) => {
             address_http1(&mut request, line.host());
             line.send(request, progress, errand.interims, limit).await
         }

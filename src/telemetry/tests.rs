@@ -113,7 +113,7 @@ fn a_json_line_holds_the_event_and_nothing_else() {
 fn a_timestamp_is_rfc_3339_in_utc_with_microseconds() {
     let events = json("", || tracing::info!("now"));
     let text = events[0]["timestamp"].as_str().unwrap();
-    let parsed: jiff::Timestamp = text.parse().unwrap();
+    let parsed: Timestamp = text.parse().unwrap();
     assert_eq!(format!("{parsed:.6}"), text);
 }
 
@@ -304,7 +304,7 @@ fn what_cannot_be_written_is_counted_line_by_line() {
     lines.push(b"three\n");
     assert_eq!(lines.dropped(), 0);
     drop(go);
-    lines.end(Duration::from_secs(60));
+    lines.end(Duration::from_mins(1));
     assert_eq!(lines.dropped(), 3);
     lines.push(b"nobody writes any more\n");
     assert_eq!(lines.dropped(), 4);
@@ -336,7 +336,7 @@ fn a_flush_waits_for_the_write_but_not_for_ever() {
     go.send(()).unwrap();
     // with nothing left to write it does not wait either
     for _ in 0..2 {
-        lines.flush(Duration::from_secs(3_600));
+        lines.flush(Duration::from_hours(1));
     }
     drop(go);
 }
