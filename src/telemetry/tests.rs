@@ -113,7 +113,7 @@ fn a_json_line_holds_the_event_and_nothing_else() {
 fn a_timestamp_is_rfc_3339_in_utc_with_microseconds() {
     let events = json("", || tracing::info!("now"));
     let text = events[0]["timestamp"].as_str().unwrap();
-    let parsed: jiff::Timestamp = text.parse().unwrap();
+    let parsed: Timestamp = text.parse().unwrap();
     assert_eq!(format!("{parsed:.6}"), text);
 }
 
