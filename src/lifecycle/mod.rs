@@ -59,6 +59,10 @@ pub enum StartError {
 /// How often the machine's own addresses are read again.
 const LOOK_AROUND_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often connections to targets that wait for a request are looked at: nobody drives them, so
+/// that one whose target or tunnel has gone is held for as long as this.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// After `limits.drain_timeout`, how long cut tunnels may take to close.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -182,6 +186,7 @@ impl Running {
         watchdog: &mut systemd::Watchdog,
     ) {
         let mut look_around = tokio::time::interval(LOOK_AROUND_INTERVAL);
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             tokio::select! {
                 _ = signals.hangup.recv() => self.reload(watcher, "signal").await,
@@ -190,6 +195,7 @@ impl Running {
                 _ = signals.interrupt.recv() => return,
                 () = watchdog.due() => systemd::alive(),
                 _ = look_around.tick() => self.look_around(),
+                _ = sweep.tick() => self.gateway.sweep(),
             }
         }
     }
@@ -212,7 +218,6 @@ impl Running {
     }
 
     fn look_around(&self) {
-        self.gateway.sweep();
         if let Err(error) = self.gateway.view.load().look_around() {
             tracing::error!(%error, "the machine's own addresses cannot be read");
         }
