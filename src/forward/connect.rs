@@ -38,6 +38,11 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
+
+    /// Counts bytes that were taken out of that socket, and put into it, past the stream.
+    fn passed(&self, taken: u64, put: u64) {
+        let _nobody_counts = (taken, put);
+    }
 }
 
 impl ClientStream for TcpStream {
@@ -59,7 +64,14 @@ impl ClientStream for Carrier {
     fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Direct(stream) => Some(stream),
-            Self::Tunnel(_) => None,
+            Self::Tunnel(stream) => stream.as_tcp(),
+        }
+    }
+
+    fn passed(&self, taken: u64, put: u64) {
+        match self {
+            Self::Direct(_) => {}
+            Self::Tunnel(stream) => stream.passed(taken, put),
         }
     }
 }
@@ -252,9 +264,10 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
 
     /// Both directions, until both have ended.
     fn poll_flow(&mut self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
-        let before = self.up.bytes;
+        let (before, put_before) = (self.up.bytes, self.up.piped_out);
         let (source, sink) = (Pin::new(&mut self.client), Pin::new(&mut self.target));
         let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp);
+        self.target.passed(0, self.up.piped_out.saturating_sub(put_before));
         if moved(before, self.up.bytes, &self.terms.to_target) {
             self.last_moved = Instant::now();
         }
@@ -277,9 +290,10 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
         if self.down.is_ended() {
             return Poll::Pending;
         }
-        let before = self.down.bytes;
+        let (before, taken_before) = (self.down.bytes, self.down.piped_in);
         let (source, sink) = (Pin::new(&mut self.target), Pin::new(&mut self.client));
         let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp);
+        self.target.passed(self.down.piped_in.saturating_sub(taken_before), 0);
         if before == 0 && self.down.bytes > 0 {
             self.record.first_byte = Some(self.record.elapsed());
         }

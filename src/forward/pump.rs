@@ -61,6 +61,10 @@ pub struct Pump {
     state: State,
     /// Bytes that the sink has taken.
     pub bytes: u64,
+    /// Bytes that went from the source into a pipe, without being read.
+    pub piped_in: u64,
+    /// Bytes that went from a pipe into the sink, without being written.
+    pub piped_out: u64,
 }
 
 impl Default for Pump {
@@ -73,6 +77,8 @@ impl Default for Pump {
             copied: 0,
             state: State::default(),
             bytes: 0,
+            piped_in: 0,
+            piped_out: 0,
         }
     }
 }
@@ -185,6 +191,7 @@ impl Pump {
         if let Some(piped) = &mut self.piped
             && piped.fill(source)?
         {
+            add(&mut self.piped_in, piped.holds());
             return Ok(true);
         }
         self.piped = None;
@@ -198,7 +205,10 @@ impl Pump {
     fn poll_piped(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Poll<io::Result<()>> {
         while let Some(piped) = self.piped.as_mut().filter(|piped| piped.holds() > 0) {
             match ready!(piped.poll_empty(cx, sink)) {
-                Ok(count) => self.count(count),
+                Ok(count) => {
+                    self.count(count);
+                    add(&mut self.piped_out, count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     let held = self.piped.take().map(Piped::into_bytes);
                     self.kept = held.transpose()?.unwrap_or_default();
@@ -262,8 +272,12 @@ impl Pump {
     }
 
     fn count(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        add(&mut self.bytes, bytes);
     }
+}
+
+fn add(sum: &mut u64, bytes: usize) {
+    *sum = sum.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
 }
 
 fn write_zero() -> io::Error {

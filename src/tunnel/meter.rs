@@ -55,6 +55,12 @@ impl Open {
     pub(super) fn received(&self, bytes: usize) {
         self.0.to_client.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
+
+    /// Both at once, of what was neither read nor written here.
+    pub(super) fn passed(&self, received: u64, sent: u64) {
+        self.0.to_client.inc_by(received);
+        self.0.to_target.inc_by(sent);
+    }
 }
 
 impl Drop for Open {

@@ -77,6 +77,21 @@ impl TunnelStream {
         self.bond.as_mut().map_or(Poll::Pending, |bond| bond.poll(cx))
     }
 
+    /// The TCP socket that its bytes go over as they are, from now on: none where something lies
+    /// between, is still to be read, or has to be told of the tunnel's loss. What passes the stream
+    /// by is for [`passed`](Self::passed) to count.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.link {
+            Link::Tcp(stream) if self.early.is_empty() && self.bond.is_none() => Some(stream),
+            Link::Tcp(_) | Link::Tls(_) | Link::Channel(_) => None,
+        }
+    }
+
+    /// Counts bytes that were taken out of the socket, and put into it, past the stream.
+    pub fn passed(&self, taken: u64, put: u64) {
+        self.open.passed(taken, put);
+    }
+
     /// Ends the stream in a way that the far side cannot mistake for a clean end.
     pub fn reset(self) {
         // Without lingering, closing sends RST. Where the option fails the close is still one.

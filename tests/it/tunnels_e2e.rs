@@ -613,3 +613,33 @@ fn tunnels_of_different_kinds_take_over_from_each_other() {
         scene.assert_nothing_direct(&lab).await;
     });
 }
+
+// === hops ===
+
+#[test]
+fn bulk_through_a_hop_arrives_whole_both_ways_and_is_counted_to_the_byte() {
+    lab::run(async |lab| {
+        let scene = Scene::new().await;
+        let _hop = scene.socks().await;
+        let _echo = scene.far.run(async || Receiver::echo((INSIDE_2, 8080))).await;
+        let config = targets(&lab).set("tunnels.acme.url", format!("socks5://{HOP}:1080"));
+        let gateway = lab.gateway(&config).await;
+        let expected = pattern().repeat(8);
+        let sent = expected.clone();
+        let (mut down, mut up) = tokio::io::split(gateway.tunnel("10.30.0.6:8080").await);
+        let writer = tokio::spawn(async move {
+            tokio::io::AsyncWriteExt::write_all(&mut up, &sent).await.unwrap();
+            tokio::io::AsyncWriteExt::shutdown(&mut up).await.unwrap();
+        });
+        let mut received = Vec::new();
+        let whole = tokio::io::AsyncReadExt::read_to_end(&mut down, &mut received);
+        within("all of it comes back", whole).await.unwrap();
+        writer.await.unwrap();
+        assert!(received == expected, "{} bytes came back, changed or cut", received.len());
+        for direction in ["to_target", "to_client"] {
+            let labels = [("tunnel", "acme"), ("direction", direction)];
+            let all = expected.len() as f64;
+            gateway.wait_metric("egress_tunnel_bytes_total", &labels, |value| value == all).await;
+        }
+    });
+}
