@@ -40,9 +40,7 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     }
 
     /// Counts bytes that were taken out of that socket, and put into it, past the stream.
-    fn passed(&self, taken: u64, put: u64) {
-        let _nobody_counts = (taken, put);
-    }
+    fn passed(&self, _taken: u64, _put: u64) {}
 }
 
 impl ClientStream for TcpStream {

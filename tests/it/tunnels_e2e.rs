@@ -638,7 +638,7 @@ fn bulk_through_a_hop_arrives_whole_both_ways_and_is_counted_to_the_byte() {
         assert!(received == expected, "{} bytes came back, changed or cut", received.len());
         for direction in ["to_target", "to_client"] {
             let labels = [("tunnel", "acme"), ("direction", direction)];
-            let all = expected.len() as f64;
+            let all = f64::from(u32::try_from(expected.len()).unwrap());
             gateway.wait_metric("egress_tunnel_bytes_total", &labels, |value| value == all).await;
         }
     });
