@@ -8,7 +8,6 @@ use http::{
     header::{ACCEPT, USER_AGENT},
 };
 use http_body_util::BodyExt as _;
-
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, timeout, timeout_at},
