@@ -13,9 +13,9 @@ pub(super) fn check(files: &Files) -> ExitCode {
             for warning in &loaded.warnings {
                 out::note(format_args!("warning: {warning}"));
             }
-            let targets = loaded.config.targets.len();
-            let clients = loaded.config.clients.len();
-            let text = format!("configuration is valid: {targets} targets, {clients} clients");
+            let targets = counted(loaded.config.targets.len(), "target");
+            let clients = counted(loaded.config.clients.len(), "client");
+            let text = format!("configuration is valid: {targets}, {clients}");
             out::result(text, ExitCode::SUCCESS)
         }
         Err(invalid) => {
@@ -23,4 +23,9 @@ pub(super) fn check(files: &Files) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// `1 target`, `2 targets`.
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }

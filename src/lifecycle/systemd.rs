@@ -60,8 +60,9 @@ impl Watchdog {
     }
 }
 
-/// What the program has open besides connections: listeners, the store, name servers, notices.
-const OWN_FILES: u64 = 128;
+/// What the program has open besides connections: listeners, the store, name servers, notices; and
+/// 128 pipes, of two ends each, that bulk goes through.
+const OWN_FILES: u64 = 384;
 
 /// Raises the soft limit of open files to the hard one: a tunnel needs two. Where that is not
 /// allowed the soft limit stays, and says so.

@@ -260,7 +260,7 @@ fn connections_that_there_are_no_descriptors_for_are_warned_of() {
         assert!(!gateway.events().iter().any(warned));
         gateway.reload(&few.set("limits.max_connections", i64::from(u32::MAX))).await;
         let event = gateway.wait_event("a warning", warned).await;
-        assert_eq!(event.number("needed"), u64::from(u32::MAX) * 2 + 128);
+        assert_eq!(event.number("needed"), u64::from(u32::MAX) * 2 + 384);
         assert!(event.number("allowed") < event.number("needed"), "{event:?}");
     });
 }
