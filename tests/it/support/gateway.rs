@@ -258,6 +258,16 @@ impl Gateway {
             .collect()
     }
 
+    /// How many ends of pipes the program has open.
+    pub(crate) fn pipe_ends(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            // One that has been closed meanwhile leads nowhere.
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .filter(|leads| leads.to_str().is_some_and(|leads| leads.starts_with("pipe:")))
+            .count()
+    }
+
     /// Lets the program open only so many more descriptors than it has open now.
     pub(crate) fn limit_files(&self, more: usize) {
         let open = self.files();
