@@ -10,7 +10,6 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
@@ -18,6 +17,7 @@ use super::{
     openapi::CHECKS,
     page::{Page, PageQuery},
     problem::Problem,
+    route::{Route, route},
     targets::{ById, Known},
 };
 use crate::{
@@ -27,11 +27,8 @@ use crate::{
     view::View,
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default()
-        .routes(routes!(connectivity))
-        .routes(routes!(list, run))
-        .routes(routes!(get))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(connectivity), route!(list, run), route!(get)]
 }
 
 /// A target's connectivity

@@ -10,13 +10,13 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
     input::{BodyTable, QueryTable, invalid},
     openapi::TARGETS,
     problem::Problem,
+    route::{Route, route},
     targets::{expect, known_id, with_etag},
 };
 use crate::{
@@ -26,8 +26,8 @@ use crate::{
     store::Which,
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(put, delete))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(put, delete)]
 }
 
 /// A new secret.

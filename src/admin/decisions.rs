@@ -26,7 +26,6 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use ulid::Ulid;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
@@ -34,6 +33,7 @@ use super::{
     openapi::DECISIONS,
     page::{Page, PageQuery, cursor_unknown},
     problem::Problem,
+    route::{Route, route},
     serve::Here,
 };
 use crate::{
@@ -43,8 +43,8 @@ use crate::{
     target::TargetId,
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(list)).routes(routes!(stream))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(list), route!(stream)]
 }
 
 /// Which decisions.

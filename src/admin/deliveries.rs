@@ -9,7 +9,6 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
@@ -17,12 +16,13 @@ use super::{
     openapi::TARGETS,
     page::{Page, PageQuery},
     problem::Problem,
+    route::{Route, route},
     targets::ById,
 };
 use crate::store::deliveries::Attempt;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(list))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(list)]
 }
 
 /// One attempt at a delivery (contract, section 9).

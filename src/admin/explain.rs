@@ -6,13 +6,13 @@ use axum::{Json, extract::State};
 use http::Method;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
     input::{BodyTable, invalid},
     openapi::DECISIONS,
     problem::Problem,
+    route::{Route, route},
 };
 use crate::{
     explain::{self, Explanation, Question, What},
@@ -20,8 +20,8 @@ use crate::{
     target::TargetId,
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(explain))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(explain)]
 }
 
 /// How many may be told at once: each may wait for DNS.

@@ -15,16 +15,17 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AdminState, openapi::HEALTH, problem::Problem};
+use super::{
+    AdminState,
+    openapi::HEALTH,
+    problem::Problem,
+    route::{Route, route},
+};
 use crate::telemetry::metrics::TEXT_FORMAT;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default()
-        .routes(routes!(healthz))
-        .routes(routes!(readyz))
-        .routes(routes!(metrics))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(healthz), route!(readyz), route!(metrics)]
 }
 
 /// A future behind a pointer, as a trait object's method gives it.

@@ -2,8 +2,8 @@
 //!
 //! Each group of routes has a file of its own, and all of them one form:
 //!
-//! - `pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>>` lists its handlers with `routes!`;
-//!   [`api`] merges it. There is no other way to add a route, so none is missing in the document.
+//! - `pub(super) fn routes() -> Vec<Route>` lists its handlers with `route!`; [`routes`] takes them
+//!   all. There is no other way to add a route, so none is missing in the document.
 //! - Each handler has `#[utoipa::path]` with path, `operation_id`, the group's tag of [`openapi`],
 //!   `params`, `request_body`, and a line for each status that the handler itself answers: what
 //!   [`guard`] answers, and the form of problems, [`openapi::complete`] adds. The first line of its
@@ -29,6 +29,7 @@ mod problem;
 mod rate;
 mod reference;
 mod refused;
+mod route;
 mod serve;
 mod shown;
 mod targets;
@@ -57,6 +58,7 @@ pub use serve::{Limits, serve};
 use crate::{gateway::Gateway, inventory::Inventory, origin::Host, store::Store};
 use problem::Problem;
 use rate::Rate;
+use route::Route;
 use token::Access;
 
 /// What the listener knows of the configuration: swapped whole on a reload.
@@ -118,29 +120,34 @@ impl fmt::Debug for AdminState {
     }
 }
 
-/// Every route of the admin listener (contract, section 11), and what each says of itself.
-fn api() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::with_openapi(openapi::head())
-        .merge(health::routes())
-        .merge(reference::routes())
-        .merge(targets::routes())
-        .merge(credentials::routes())
-        .merge(checks::routes())
-        .merge(deliveries::routes())
-        .merge(tunnels::routes())
-        .merge(decisions::routes())
-        .merge(explain::routes())
-        .merge(openapi::routes())
+/// Every route of the admin listener (contract, section 11).
+fn routes() -> impl Iterator<Item = Route> {
+    let groups = [
+        health::routes(),
+        reference::routes(),
+        targets::routes(),
+        credentials::routes(),
+        checks::routes(),
+        deliveries::routes(),
+        tunnels::routes(),
+        decisions::routes(),
+        explain::routes(),
+        openapi::routes(),
+    ];
+    groups.into_iter().flatten()
 }
 
-/// The `OpenAPI` 3.1 document of the admin API.
+/// The `OpenAPI` 3.1 document of the admin API: what every route says of itself.
 pub fn document() -> OpenApi {
-    openapi::complete(api().into_openapi())
+    let head = OpenApiRouter::with_openapi(openapi::head());
+    let all = routes().fold(head, |all, route| all.routes((route.says)()));
+    openapi::complete(all.into_openapi())
 }
 
 /// Every route, behind its checks.
 pub fn router(state: Arc<AdminState>) -> Router {
-    Router::from(api())
+    routes()
+        .fold(Router::new(), |all, route| all.route(&route.path, route.serves))
         .fallback(|| ready(Problem::NotFound))
         .method_not_allowed_fallback(|| ready(Problem::MethodNotAllowed))
         // the last one added is the first one asked

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     future::{Ready, ready},
-    sync::{Arc, LazyLock},
+    sync::LazyLock,
 };
 
 use axum::{
@@ -18,11 +18,11 @@ use utoipa::{
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AdminState, guard,
+    guard,
     problem::{Document, PROBLEM},
+    route::{Route, route},
 };
 
 /// The groups of routes.
@@ -64,8 +64,8 @@ pub(super) fn head() -> OpenApi {
     Head::openapi()
 }
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(openapi))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(openapi)]
 }
 
 /// This document

@@ -11,7 +11,6 @@ use axum::{Json, extract::State};
 use ipnet::IpNet;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState, AdminView,
@@ -19,17 +18,15 @@ use super::{
     openapi::REFERENCE,
     page::{Page, PageQuery},
     problem::Problem,
+    route::{Route, route},
 };
 use crate::{
     reason::{About, Cause, Code, DeploymentMode, Refusal},
     target::provider::{Catalogue, Provider},
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default()
-        .routes(routes!(egress))
-        .routes(routes!(providers))
-        .routes(routes!(reasons))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(egress), route!(providers), route!(reasons)]
 }
 
 #[derive(Serialize, ToSchema)]

@@ -10,7 +10,6 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
@@ -20,6 +19,7 @@ use super::{
     precondition::{self, etag},
     problem::Problem,
     refused::Warning,
+    route::{Route, route},
     shown::{Shown, TargetBody},
 };
 use crate::{
@@ -30,11 +30,8 @@ use crate::{
     view::View,
 };
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default()
-        .routes(routes!(list))
-        .routes(routes!(get, put, delete))
-        .routes(routes!(validate))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(list), route!(get, put, delete), route!(validate)]
 }
 
 /// A target that was kept, or could be.

@@ -6,7 +6,6 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
@@ -14,11 +13,12 @@ use super::{
     openapi::TUNNELS,
     page::{Page, PageQuery},
     problem::Problem,
+    route::{Route, route},
 };
 use crate::tunnel::TunnelStatus;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<AdminState>> {
-    OpenApiRouter::default().routes(routes!(list)).routes(routes!(get))
+pub(super) fn routes() -> Vec<Route> {
+    vec![route!(list), route!(get)]
 }
 
 /// All tunnels

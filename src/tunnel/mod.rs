@@ -76,6 +76,7 @@ struct Core {
 
 /// What is known of a tunnel, for the admin API and for checks.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Tunnel)]
 pub struct TunnelStatus {
     /// Its name in the configuration.
     pub name: String,

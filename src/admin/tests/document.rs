@@ -58,3 +58,14 @@ fn what_may_only_be_read_is_a_post_of_the_document() {
         assert!(document["paths"][path]["get"].is_object(), "{path}");
     }
 }
+
+#[test]
+fn no_two_shapes_of_the_document_share_a_name() {
+    let mut seen = std::collections::BTreeMap::new();
+    for (name, schema) in routes().flat_map(|route| (route.says)().0) {
+        let schema = serde_json::to_value(schema).unwrap();
+        let former = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+        assert_eq!(*former, schema, "{name}");
+    }
+    assert!(seen.len() > 20);
+}
