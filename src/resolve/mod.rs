@@ -15,7 +15,7 @@ mod upstream;
 
 pub use error::{ResolveError, SettingsError};
 pub use server::{Server, ServerParseError, system_servers};
-pub use through::{BoxFuture, Link, Through, Way};
+pub use through::{BoxFuture, Datagrams, Link, Through, Way};
 
 use std::borrow::Cow;
 use std::fmt;

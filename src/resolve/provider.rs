@@ -1,11 +1,11 @@
 //! What questions leave by: sockets from `dial`, bound to the egress address, or connections through
 //! a tunnel.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::through::{Link, Way};
+use super::through::{Datagrams, Link, Way};
 use crate::dial::{self, EgressAddresses};
 
 /// How long a connection to a server may take where hickory sets no limit; the limit of the whole
@@ -38,7 +38,7 @@ impl Provider {
 impl RuntimeProvider for Provider {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = Datagrams;
+    type Udp = Socket;
     type Tcp = AsyncIoTokioAsStd<Connection>;
 
     fn create_handle(&self) -> TokioHandle {
@@ -73,13 +73,13 @@ impl RuntimeProvider for Provider {
         &self,
         bind: SocketAddr,
         server: SocketAddr,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Datagrams>>>> {
-        if self.through.is_some() {
-            // No such server is configured for UDP; nothing leaves around a tunnel if one were.
-            return Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())));
-        }
-        let source = self.egress.source_for(server.ip());
-        Box::pin(std::future::ready(dial::udp_to(server, source, bind.port()).map(Datagrams)))
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Socket>>>> {
+        let socket = match &self.through {
+            Some(way) => way.datagrams(server).map(|datagrams| Socket::Through(datagrams, server)),
+            None => dial::udp_to(server, self.egress.source_for(server.ip()), bind.port())
+                .map(|socket| Socket::Direct(Direct(socket))),
+        };
+        Box::pin(std::future::ready(socket))
     }
 }
 
@@ -129,11 +129,17 @@ impl AsyncWrite for Connection {
     }
 }
 
+/// Datagrams to a name server.
+pub(super) enum Socket {
+    Direct(Direct),
+    Through(Box<dyn Datagrams>, SocketAddr),
+}
+
 /// A connected UDP socket that tells at once when nobody listens at its other end: tokio's own
 /// wakes a receiver for datagrams only, not for errors (ICMP "port unreachable").
-pub(super) struct Datagrams(UdpSocket);
+pub(super) struct Direct(UdpSocket);
 
-impl Datagrams {
+impl Direct {
     async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         loop {
             let _which = self.0.ready(Interest::READABLE.add(Interest::ERROR)).await?;
@@ -151,7 +157,16 @@ impl Datagrams {
     }
 }
 
-impl DnsUdpSocket for Datagrams {
+impl Socket {
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match self {
+            Self::Direct(socket) => socket.receive(buffer).await,
+            Self::Through(..) => poll_fn(|context| self.poll_recv_from(context, buffer)).await,
+        }
+    }
+}
+
+impl DnsUdpSocket for Socket {
     type Time = TokioTime;
 
     fn poll_recv_from(
@@ -159,7 +174,13 @@ impl DnsUdpSocket for Datagrams {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(usize, SocketAddr)>> {
-        DnsUdpSocket::poll_recv_from(&self.0, context, buffer)
+        match self {
+            Self::Direct(Direct(socket)) => DnsUdpSocket::poll_recv_from(socket, context, buffer),
+            Self::Through(datagrams, server) => {
+                let length = ready!(datagrams.poll_receive(context, buffer))?;
+                Poll::Ready(Ok((length, *server)))
+            }
+        }
     }
 
     // what `#[async_trait]` makes of an `async fn`
@@ -181,6 +202,13 @@ impl DnsUdpSocket for Datagrams {
         datagram: &[u8],
         server: SocketAddr,
     ) -> Poll<io::Result<usize>> {
-        DnsUdpSocket::poll_send_to(&self.0, context, datagram, server)
+        match self {
+            Self::Direct(Direct(socket)) => {
+                DnsUdpSocket::poll_send_to(socket, context, datagram, server)
+            }
+            Self::Through(datagrams, _) => {
+                Poll::Ready(datagrams.send(datagram).map(|()| datagram.len()))
+            }
+        }
     }
 }

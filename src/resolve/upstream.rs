@@ -15,6 +15,7 @@ use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::provider::Provider;
+use super::through::Way;
 use super::{QUERIES_MAX, ResolveError, SERVERS_MAX, Server, Settings, SettingsError};
 use crate::dial::staggered;
 
@@ -34,7 +35,7 @@ const ANSWER_SHARE: f64 = 0.9;
 /// connections through it break, and hickory may keep several, as questions came side by side.
 const ASKED_AGAIN_MAX: u8 = 3;
 
-/// All configured servers.
+/// All configured servers, each as often as there are ways to ask it.
 pub(super) struct Upstreams {
     servers: Vec<Upstream>,
     /// The one that gave the last conclusive reply: it is asked first.
@@ -72,8 +73,7 @@ impl Upstreams {
         if servers.len() > SERVERS_MAX {
             return Err(SettingsError::TooManyServers(servers.len()));
         }
-        let direct = through.is_none();
-        let unusable = |server: &&Server| direct && !egress.uses(server.address().ip());
+        let unusable = |server: &&Server| through.is_none() && !egress.uses(server.address().ip());
         if let Some(server) = servers.iter().find(unusable) {
             return Err(SettingsError::FamilyUnavailable(server.address()));
         }
@@ -83,18 +83,19 @@ impl Upstreams {
         };
         let (by_datagram, kept) = (context(*timeout), context(timeout.mul_f64(ANSWER_SHARE)));
         let provider = Provider::new(egress.clone(), through.clone());
-        let pool_of = |server: &Server| Upstream {
+        let pool_of = |(server, datagrams): (&Server, bool)| Upstream {
             server: server.clone(),
             pool: NameServerPool::from_config(
-                [name_server(server, direct)],
-                Arc::clone(if has_datagrams(server, direct) { &by_datagram } else { &kept }),
+                [name_server(server, datagrams)],
+                Arc::clone(if datagrams { &by_datagram } else { &kept }),
                 provider.clone(),
             ),
-            again: if direct { 0 } else { ASKED_AGAIN_MAX },
+            again: if through.is_none() { 0 } else { ASKED_AGAIN_MAX },
         };
+        let ways = |server| ways(server, through.as_ref()).iter().map(move |way| (server, *way));
+        let servers: Vec<_> = servers.iter().flat_map(ways).map(pool_of).collect();
         let share = u32::try_from(servers.len()).unwrap_or(u32::MAX);
         let delay = timeout.checked_div(share).unwrap_or(SERVER_DELAY).min(SERVER_DELAY);
-        let servers = servers.iter().map(pool_of).collect();
         Ok(Self { servers, preferred: AtomicUsize::new(0), delay })
     }
 
@@ -227,16 +228,20 @@ fn cause(error: &NetError) -> ResolveError {
     }
 }
 
-/// Whether a server is asked over UDP; `direct`: no tunnel leads there.
-const fn has_datagrams(server: &Server, direct: bool) -> bool {
-    direct && matches!(server, Server::Plain(_))
+/// How a server is asked, in order: over UDP (and TCP, for answers that it cuts short), over
+/// connections only. Behind a tunnel it may well answer one of them alone, and nobody can mend that
+/// from here.
+fn ways(server: &Server, through: Option<&Way>) -> &'static [bool] {
+    match (server, through) {
+        (Server::Plain(_), None) => &[true],
+        (Server::Plain(_), Some(way)) if way.has_datagrams() => &[true, false],
+        (Server::Plain(_) | Server::Tls { .. } | Server::Https { .. }, _) => &[false],
+    }
 }
 
-fn name_server(server: &Server, direct: bool) -> NameServerConfig {
+fn name_server(server: &Server, datagrams: bool) -> NameServerConfig {
     let protocols = match server {
-        Server::Plain(_) if has_datagrams(server, direct) => {
-            vec![ProtocolConfig::Udp, ProtocolConfig::Tcp]
-        }
+        Server::Plain(_) if datagrams => vec![ProtocolConfig::Udp, ProtocolConfig::Tcp],
         Server::Plain(_) => vec![ProtocolConfig::Tcp],
         Server::Tls { name, .. } => {
             vec![ProtocolConfig::Tls { server_name: Arc::from(name.as_str()) }]

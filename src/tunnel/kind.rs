@@ -12,6 +12,7 @@ use super::{
     peer::Peer,
     socks5,
     stream::Link,
+    wireguard::WireGuardDatagrams,
 };
 use crate::{
     connector::gateway::{ConnectorStream, Connectors},
@@ -143,6 +144,24 @@ impl Kind {
                 let opened = connectors.open(name, to).await;
                 seen.reached = is_reached(opened.as_ref().err());
                 Ok((Link::Channel(Box::new(opened?)), Bytes::new()))
+            }
+        }
+    }
+
+    /// Whether datagrams can be sent through it.
+    pub(super) const fn has_datagrams(&self) -> bool {
+        matches!(self, Self::WireGuard(_))
+    }
+
+    /// A socket for datagrams to an address behind it.
+    ///
+    /// # Errors
+    /// `Denied` where the kind has no datagrams, and as for [`Self::open`].
+    pub(super) fn datagrams(&self, to: SocketAddr) -> Result<WireGuardDatagrams, TunnelError> {
+        match self {
+            Self::WireGuard(peer) => peer.datagrams(to),
+            Self::Http { .. } | Self::Socks5 { .. } | Self::Connector { .. } => {
+                Err(TunnelError::Denied("it carries streams only".into()))
             }
         }
     }

@@ -5,6 +5,7 @@
 //! is a name server of the configuration, by [`Passage`] and for `resolve` alone.
 
 mod all;
+mod datagrams;
 pub mod error;
 mod health;
 mod hop;
@@ -48,9 +49,10 @@ pub use settings::{Credentials, HttpTunnel, Settings, SocksTunnel, TunnelTls, Wi
 pub use stream::{Channel, TunnelStream};
 
 use crate::policy::VettedAddr;
+use datagrams::TunnelDatagrams;
 use health::{Health, Outcome, Seen};
 use kind::Kind;
-use line::Lifeline;
+use line::{Lifeline, Until};
 use meter::Meter;
 
 /// One configured tunnel, shared by all that goes through it. Its streams outlive it.
@@ -203,6 +205,16 @@ impl Core {
             .is_none()
             .then(|| Lifeline { tunnel: Arc::clone(&self.name), line: self.health.line() });
         Ok(TunnelStream::new(link, early, self.meter.open(), lifeline))
+    }
+
+    /// A socket for datagrams to a name server behind it, which ends as [`Until::Down`] says.
+    fn datagrams(&self, to: SocketAddr) -> Result<TunnelDatagrams, TunnelError> {
+        if let Some(error) = self.down() {
+            return Err(error);
+        }
+        let lifeline = Lifeline { tunnel: Arc::clone(&self.name), line: self.health.line() };
+        let bond = lifeline.bond(Until::Down);
+        Ok(TunnelDatagrams::new(self.kind.datagrams(to)?, self.meter.open(), bond))
     }
 
     async fn probe(&self) -> Result<(), TunnelError> {

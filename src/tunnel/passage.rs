@@ -13,7 +13,7 @@ use super::{Tunnel, TunnelError, TunnelState, TunnelStream};
 use crate::{
     dial::staggered,
     policy::VettedAddr,
-    resolve::{BoxFuture, Through},
+    resolve::{BoxFuture, Datagrams, Through},
 };
 
 /// How long one tunnel, or one address behind it, has to itself before the next is tried beside
@@ -198,6 +198,20 @@ impl Through for Passage {
                 Err(failure) => Err(io::Error::other(failure.to_string())),
             }
         })
+    }
+
+    fn has_datagrams(&self) -> bool {
+        self.tunnels.iter().all(|tunnel| tunnel.core.kind.has_datagrams())
+    }
+
+    /// Through the one that a stream would be tried through first: whoever hears nothing asks over
+    /// a stream as well, which finds the one that carries.
+    fn datagrams(&self, server: SocketAddr) -> io::Result<Box<dyn Datagrams>> {
+        let tunnel = self.by_health().next().ok_or(io::ErrorKind::Unsupported)?;
+        let socket = tunnel.core.datagrams(server);
+        *self.no_name_server.lock().unwrap_or_else(PoisonError::into_inner) =
+            socket.as_ref().err().map(|error| PassageError::of(&tunnel, error.clone()));
+        Ok(Box::new(socket.map_err(io::Error::other)?))
     }
 
     fn key(&self) -> &[u64] {

@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Channel, Means, TunnelError, WireGuardTunnel,
-    wireguard::{PeerAddress, Resolving, Settings, WireGuard, WireGuardStream},
+    wireguard::{PeerAddress, Resolving, Settings, WireGuard, WireGuardDatagrams, WireGuardStream},
 };
 use crate::{
     dial::EgressAddresses,
@@ -77,6 +77,10 @@ impl Peer {
 
     pub(super) async fn open(&self, to: SocketAddr) -> Result<WireGuardStream, TunnelError> {
         self.running()?.open(to).await
+    }
+
+    pub(super) fn datagrams(&self, to: SocketAddr) -> Result<WireGuardDatagrams, TunnelError> {
+        self.running()?.datagrams(to)
     }
 
     fn running(&self) -> Result<&WireGuard, TunnelError> {

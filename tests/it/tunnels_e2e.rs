@@ -5,8 +5,9 @@
 use crate::{
     support::{
         config::Config,
+        dns::{Answer, Transport},
         eventually,
-        far::{Far, HOP, INSIDE_2},
+        far::{Far, HOP, INSIDE, INSIDE_2},
         gateway::{Gateway, program, write_config},
         http::{Conn, Reply, request_head},
         lab::{self, EGRESS, Lab},
@@ -361,6 +362,25 @@ fn a_private_host_is_reached_through_wireguard_and_in_no_other_way() {
             assert!(!body.contains(&private), "{path} tells the private key");
         }
         scene.assert_nothing_direct(&lab).await;
+    });
+}
+
+#[test]
+fn a_name_server_behind_wireguard_is_asked_over_udp_and_over_tcp() {
+    lab::run(async |lab| {
+        let scene = Scene::new().await;
+        let peer = Peer::start(&lab, &scene.far).await;
+        let gateway = lab.gateway(&peer.tunnel(targets(&lab), "acme")).await;
+        for heard in [Transport::Udp, Transport::Tcp] {
+            scene.dns.answer(NAME, Answer::Heard(heard, vec![INSIDE]));
+            let reply = gateway.get(URL).await;
+            assert_eq!((reply.status, &*reply.body), (200, &b"inside"[..]), "{heard:?} {reply:?}");
+        }
+        scene.dns.answer(NAME, Answer::OnlyOverTcp(vec![INSIDE]));
+        assert_reached(&gateway, "acme").await;
+        scene.assert_nothing_direct(&lab).await;
+        let shown = json(&gateway, "/v1/tunnels/acme").await;
+        assert!(shown["bytes_to_client"].as_u64().is_some_and(|bytes| bytes > 0), "{shown:#}");
     });
 }
 

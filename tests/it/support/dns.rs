@@ -38,6 +38,15 @@ pub(crate) enum Answer {
     Silence,
     /// Over UDP a truncated answer, over TCP these addresses.
     OnlyOverTcp(Vec<IpAddr>),
+    /// These addresses, with a time to live of zero, to who asks in this way; nothing to others.
+    Heard(Transport, Vec<IpAddr>),
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
 }
 
 /// A running server; answers can be changed at any time.
@@ -188,6 +197,11 @@ impl Zone {
                 Answer::OnlyOverTcp(addresses) => {
                     records.extend(of_kind(&owner, &addresses, kind, 0));
                     return Some((ResponseCode::NoError, tcp.then_some(records)));
+                }
+                Answer::Heard(transport, addresses) => {
+                    records.extend(of_kind(&owner, &addresses, kind, 0));
+                    let heard = tcp == (transport == Transport::Tcp);
+                    return heard.then_some((ResponseCode::NoError, Some(records)));
                 }
                 Answer::Alias(next) => {
                     let next_owner = Name::from_ascii(format!("{next}.")).unwrap();
