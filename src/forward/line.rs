@@ -221,7 +221,7 @@ impl Drop for Line {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
@@ -238,7 +238,7 @@ mod tests {
 
     /// A line, its far end, and its tasks.
     #[expect(clippy::disallowed_methods, reason = "a test's own connection on loopback")]
-    async fn line() -> (Line, TcpStream, TaskTracker) {
+    pub(in crate::forward) async fn line() -> (Line, TcpStream, TaskTracker) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
