@@ -215,12 +215,11 @@ async fn tell(
     story.rules.extend(policy::explain(&case));
     let permitted = policy::permit(&client, destination, &target, mode);
     let permit = permitted.inspect_err(|_| story.not_asked(&[READY, RESOLVE, VET, ROUTE]))?;
-    let ready = match checks.and_then(|checks| checks.verdict(view, &target)) {
-        Some(verdict) => story.said(READY, verdict),
-        None => {
-            story.not_asked(&[READY]);
-            Ok(())
-        }
+    let ready = if let Some(verdict) = checks.and_then(|checks| checks.verdict(view, &target)) {
+        story.said(READY, verdict)
+    } else {
+        story.not_asked(&[READY]);
+        Ok(())
     };
     // Asked behind a check that refuses too: what the addresses are now helps whoever mends it.
     let way = tell_way(view, &permit, question.offline, story).await;
