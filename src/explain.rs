@@ -7,11 +7,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    check::Board,
     client::{Client, Clients},
     destination::{Asked, Destination, TARGET_FIELD},
     gateway::relay,
     origin::BaseUrl,
-    policy::{self, Answered, Case, Mode, Step, Verdict, address::Class, judge, vet},
+    policy::{self, Answered, Case, Mode, Permit, Step, Verdict, address::Class, judge, vet},
     reason::{Cause, Refusal},
     target::{Target, TargetId},
     view::View,
@@ -134,10 +135,11 @@ impl What {
     }
 }
 
-/// Asks every rule in order and tells what each says. Nothing is remembered of it.
-pub async fn explain(view: &View, question: Question) -> Explanation {
+/// Asks every rule in order and tells what each says. Nothing is remembered of it. `checks` is what
+/// is known of targets' connectivity, where there is a gateway that knows.
+pub async fn explain(view: &View, checks: Option<&Board>, question: Question) -> Explanation {
     let mut story = Story::default();
-    let outcome = tell(view, question, &mut story).await;
+    let outcome = tell(view, checks, question, &mut story).await;
     let target = story.target;
     let refusal = outcome.err().map(|refusal| match &target {
         Some(target) => refusal.about(target.about(&view.egress_ips)),
@@ -180,12 +182,19 @@ impl Story {
     }
 }
 
+/// Rule 4. Not asked where the first request would have the target checked.
+const READY: &str = "check_current";
 /// Rules 5, 6 and 8, which need addresses.
 const RESOLVE: &str = "name_resolves";
 const VET: &str = "addresses_approved";
 const ROUTE: &str = "route_available";
 
-async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), Refusal> {
+async fn tell(
+    view: &View,
+    checks: Option<&Board>,
+    question: Question,
+    story: &mut Story,
+) -> Result<(), Refusal> {
     let client = match question.client.as_deref() {
         None => Clients::unnamed(),
         Some(name) => {
@@ -204,16 +213,38 @@ async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), 
     let (destination, mode) = what.of(&target);
     let case = Case { client: &client, destination: &destination, target: &target, mode };
     story.rules.extend(policy::explain(&case));
-    let host = destination.authority.host.clone();
-    let port = destination.authority.port;
     let permitted = policy::permit(&client, destination, &target, mode);
-    let permit = permitted.inspect_err(|_| story.not_asked(&[RESOLVE, VET, ROUTE]))?;
-    if question.offline && host.ip().is_none() {
+    let permit = permitted.inspect_err(|_| story.not_asked(&[READY, RESOLVE, VET, ROUTE]))?;
+    let ready = if let Some(verdict) = checks.and_then(|checks| checks.verdict(view, &target)) {
+        story.said(READY, verdict)
+    } else {
+        story.not_asked(&[READY]);
+        Ok(())
+    };
+    // Asked behind a check that refuses too: what the addresses are now helps whoever mends it.
+    let way = tell_way(view, &permit, question.offline, story).await;
+    if ready.is_err() {
+        (story.pinned, story.route) = (None, None);
+    }
+    ready.and(way)
+}
+
+/// Rules 5, 6 and 8.
+async fn tell_way(
+    view: &View,
+    permit: &Permit,
+    offline: bool,
+    story: &mut Story,
+) -> Result<(), Refusal> {
+    let target = permit.target();
+    let host = &permit.destination().authority.host;
+    let port = permit.destination().authority.port;
+    if offline && host.ip().is_none() {
         story.not_asked(&[RESOLVE, VET]);
-        story.route = Some(story_route(view, &target, story)?);
+        story.route = Some(story_route(view, target, story)?);
         return Ok(());
     }
-    let resolved = view.egress.resolve(&target, &host).await;
+    let resolved = view.egress.resolve(target, host).await;
     let addresses =
         story.said(RESOLVE, resolved).inspect_err(|_| story.not_asked(&[VET, ROUTE]))?;
     let scene = view.egress.scene.load();
@@ -221,10 +252,10 @@ async fn tell(view: &View, question: Question, story: &mut Story) -> Result<(), 
         .iter()
         .map(|ip| AddressSaid::from(judge(&scene, &target.network, *ip, port)))
         .collect();
-    let last_seen = view.egress.last_seen(&target, &host);
-    let vetted = vet(&permit, &scene, &Answered { addresses: &addresses, port, last_seen });
+    let last_seen = view.egress.last_seen(target, host);
+    let vetted = vet(permit, &scene, &Answered { addresses: &addresses, port, last_seen });
     let vetted = story.said(VET, vetted).inspect_err(|_| story.not_asked(&[ROUTE]))?;
-    story.route = Some(story_route(view, &target, story)?);
+    story.route = Some(story_route(view, target, story)?);
     story.pinned = vetted.addresses().first().map(|one| one.addr().to_string());
     Ok(())
 }

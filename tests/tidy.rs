@@ -84,7 +84,7 @@ const LAYERS: &[(&str, &str)] = &[
         "inventory",
         "check client destination fields origin policy reason seal secret store target view webhook",
     ),
-    ("explain", "client destination gateway origin policy reason target view"),
+    ("explain", "check client destination gateway origin policy reason target view"),
     ("server::head", ""),
     ("server", "forward gateway multiplex problem reason telemetry"),
     // the program

@@ -111,5 +111,5 @@ async fn explain(
     let question = body.read(Asked::read)?.question()?;
     let _place = state.explaining.try_acquire().map_err(|_| Problem::Busy)?;
     let view = state.gateway.view.load_full();
-    Ok(Json(explain::explain(&view, question).await))
+    Ok(Json(explain::explain(&view, Some(&state.gateway.checks), question).await))
 }

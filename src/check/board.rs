@@ -199,13 +199,8 @@ impl Board {
         view: &Arc<View>,
         target: &Arc<Target>,
     ) -> Result<(), Refusal> {
-        if !view.require_current_check || !is_gated(target) {
-            return Ok(());
-        }
-        match self.standing(target) {
-            Standing::Ready => return Ok(()),
-            Standing::Blocked(check, wait) => return Err(refusal(view, target, &check, wait)),
-            Standing::Unknown => {}
+        if let Some(verdict) = self.verdict(view, target) {
+            return verdict;
         }
         let check = tokio::time::timeout(patience(view), self.landed(view, target)).await;
         let (check, _) = check.ok().flatten().ok_or_else(|| unfinished(target))?;
@@ -215,6 +210,18 @@ impl Board {
             // Changed meanwhile, or a time to live shorter than the check.
             Standing::Unknown if check.state == State::Ready => Ok(()),
             Standing::Unknown => Err(refusal(view, target, &check, Duration::ZERO)),
+        }
+    }
+
+    /// What the gate would say now. `None` where it would have the target checked first.
+    pub fn verdict(&self, view: &View, target: &Target) -> Option<Result<(), Refusal>> {
+        if !view.require_current_check || !is_gated(target) {
+            return Some(Ok(()));
+        }
+        match self.standing(target) {
+            Standing::Ready => Some(Ok(())),
+            Standing::Blocked(check, wait) => Some(Err(refusal(view, target, &check, wait))),
+            Standing::Unknown => None,
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let explanation = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let view = view(loaded.config, question.offline).await?;
-            Ok(explain(&view, question).await)
+            Ok(explain(&view, None, question).await)
         })
     });
     match explanation {

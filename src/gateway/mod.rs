@@ -158,13 +158,16 @@ impl Gateway {
         let client = authenticate(view, from, request.headers, record)?;
         let destination = destination?;
         let started = Instant::now();
-        let target = owner_of(view, &client, &destination)?;
+        let owner = owner_of(view, &client, &destination);
+        record.policy = Some(started.elapsed());
+        let target = owner?;
         record.target = Some(target.id.clone());
         let egress = &view.egress;
         let said_of_target = |refusal: Refusal| refusal.about(target.about(&view.egress_ips));
         let result = async {
-            let permit = policy::permit(&client, destination, target, Mode::Connect)?;
+            let permit = policy::permit(&client, destination, target, Mode::Connect);
             record.policy = Some(started.elapsed());
+            let permit = permit?;
             let slots = self.take_slots(view, &client, target)?;
             self.checks.gate(view, target).await?;
             let pinned = egress.pin(&permit, &mut record.notes).await?;

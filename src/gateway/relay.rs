@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prometheus::IntCounter;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
+use ulid::Ulid;
 
 use super::{
     ClientConn, Gateway, authenticate,
@@ -33,7 +34,7 @@ use crate::{
     origin::Host,
     path,
     policy::{self, Mode, Permit},
-    reason::{Cause, Refusal},
+    reason::{Cause, DeploymentMode, Refusal},
     record::Record,
     slots::Slot,
     target::{Target, TargetId},
@@ -120,7 +121,9 @@ impl Gateway {
         let client = authenticate(view, from, &request.headers, record)?;
         let (asked, gateway_name) = meant(view, asked?, &request)?;
         let started = Instant::now();
-        let target = owner_of(view, &client, &asked)?;
+        let owner = owner_of(view, &client, &asked);
+        record.policy = Some(started.elapsed());
+        let target = owner?;
         record.target = Some(target.id.clone());
         let mode = if target.is_signed() { Mode::Webhook } else { Mode::Relay };
         record.mode = mode.as_str();
@@ -132,8 +135,9 @@ impl Gateway {
                 record.authority = Some(authority.to_string());
             }
             let destination = destination(target, asked);
-            let permit = policy::permit(&client, destination, target, mode)?;
+            let permit = policy::permit(&client, destination, target, mode);
             record.policy = Some(started.elapsed());
+            let permit = permit?;
             let slots = self.take_slots(view, &client, target)?;
             let mut outgoing = outgoing(view, &permit, request).await?;
             if let (Some(delivery), Some(facts)) = (&mut delivery, outgoing.facts.take())
@@ -316,7 +320,9 @@ fn sign(
         payload_hash,
         format: target.signing.format,
     };
-    let envelope = Envelope::read(&asked, now, ulid::Ulid::new().to_bytes())
+    // An id has 80 random bits besides the time: two of them, laid over each other, give 128.
+    let fresh = Ulid::new().random().rotate_left(64) ^ Ulid::new().random();
+    let envelope = Envelope::read(&asked, now, fresh.to_be_bytes())
         .map_err(|error| Refusal::new(error.cause(), error.to_string()))?;
     signature::replace(headers, signature::sign(&envelope, body, keys));
     Ok(Facts::new(&envelope, method, url, payload_hash))
@@ -370,8 +376,10 @@ pub(crate) fn destination(target: &Target, asked: Asked) -> Destination {
         Asked::Url(url) => url.resource,
         Asked::ById { rest, .. } => {
             let own_query = || target.base.query().map(ToOwned::to_owned);
+            // A webhook is one URL: a client that ends its base URL with a slash means it too.
+            let whole = target.mode == DeploymentMode::WebhookOnly && rest.path == "/";
             Resource {
-                path: path::join(target.base.path(), &rest.path),
+                path: path::join(target.base.path(), if whole { "" } else { &rest.path }),
                 query: rest.query.or_else(own_query),
             }
         }

@@ -330,7 +330,7 @@ causes! {
         "Mend the receiver; the gateway tries it again after Retry-After.";
     RedirectBlocked = "redirect_blocked", RedirectBlocked, Customer, "http_request_denied",
         "The target redirects to a place that is not approved.",
-        "Approve the place in the target's redirects, or correct its base_url.";
+        "Correct the target's base_url; unless it is a webhook, the place may be approved in its redirects instead.";
     // rule 4: connectivity checks
     AllowlistRefused = "allowlist_refused", AllowlistRefused, Customer, "destination_unavailable",
         "The target answers that it does not serve the gateway's address.",

@@ -28,7 +28,7 @@ use super::{
     tls::{ServerTls, peer_names},
 };
 use crate::{
-    forward::{body::ClientBody, connect::ClientStream, linger::last_words},
+    forward::{body::ClientBody, connect::ClientStream, linger},
     gateway::{ClientConn, ConnectRequest, RelayRequest, SwitchSlot},
     reason::{Cause, Refusal},
 };
@@ -78,7 +78,7 @@ pub async fn reject(server: &Server, mut stream: TcpStream, accepted: Instant) {
     let detail = format!("{limit} connections are open");
     let refusal = Refusal::new(Cause::ConnectionLimit, detail);
     let problem = server.gateway.refuse(refusal, None, accepted);
-    last_words(&mut stream, &problem.to_http1()).await;
+    linger::last_words(&mut stream, &problem.to_http1()).await;
 }
 
 async fn handshake(
@@ -124,7 +124,7 @@ where
         Err(Broken::Gone) => None,
         Err(Broken::Refused(refusal)) => {
             let problem = server.gateway.refuse(refusal, None, Instant::now());
-            last_words(&mut stream, &problem.to_http1()).await;
+            linger::last_words(&mut stream, &problem.to_http1()).await;
             None
         }
     }
@@ -152,10 +152,10 @@ where
     let ended = http1::serve(stream, first, patience, &server.drain, relay).await;
     let (mut stream, early) = (ended.stream, ended.early.to_vec());
     match ended.why {
-        Stop::Closed => last_words(&mut stream, b"").await,
+        Stop::Closed => linger::after_answer(&mut stream).await,
         Stop::Fault(refusal) => {
             let problem = server.gateway.refuse(refusal, None, Instant::now());
-            last_words(&mut stream, &problem.to_http1()).await;
+            linger::last_words(&mut stream, &problem.to_http1()).await;
         }
         Stop::Connect(head) => return connect(server, stream, from, &head, early).await,
         Stop::Upgraded => {
@@ -188,7 +188,7 @@ where
             Some(Box::pin(tunnel.run(stream, early)))
         }
         Err(problem) => {
-            last_words(&mut stream, &problem.to_http1()).await;
+            linger::last_words(&mut stream, &problem.to_http1()).await;
             None
         }
     }

@@ -30,7 +30,7 @@ pub struct Metrics {
     pub dns_duration: Histogram,
     /// TCP connect to a target, by `route`: `direct`, `tunnel`.
     pub connect_duration: HistogramVec,
-    /// TLS handshakes with clients, on the proxy listeners.
+    /// TLS handshakes, with targets and with clients on the proxy listeners.
     pub tls_handshake_duration: Histogram,
     /// Bytes carried, by `mode` and `direction`: `to_target`, `to_client`.
     pub bytes: IntCounterVec,
@@ -100,7 +100,7 @@ impl Metrics {
             )?,
             tls_handshake_duration: declare.histogram(
                 "egress_tls_handshake_duration_seconds",
-                "Time for TLS handshakes with clients, on the proxy listeners.",
+                "Time for TLS handshakes, with targets and with clients on the proxy listeners.",
             )?,
             bytes: declare.counters(
                 "egress_bytes_total",
@@ -160,12 +160,16 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
-        self.requests.with_label_values(&["connect", "allowed", ""]);
-        self.request_duration.with_label_values(&["connect"]);
+        for mode in ["connect", "relay", "webhook"] {
+            self.requests.with_label_values(&[mode, "allowed", ""]);
+            self.request_duration.with_label_values(&[mode]);
+            for direction in ["to_target", "to_client"] {
+                self.bytes.with_label_values(&[mode, direction]);
+            }
+        }
         self.webhook_deliveries.with_label_values(&[""]);
-        self.connect_duration.with_label_values(&["direct"]);
-        for direction in ["to_target", "to_client"] {
-            self.bytes.with_label_values(&["connect", direction]);
+        for route in ["direct", "tunnel"] {
+            self.connect_duration.with_label_values(&[route]);
         }
         for kind in ["client", "admin", "upstream"] {
             self.connections.with_label_values(&[kind]);
@@ -448,6 +452,10 @@ mod tests {
             "egress_connections{kind=\"client\"} 0",
             "egress_connections{kind=\"upstream\"} 0",
             "egress_bytes_total{direction=\"to_target\",mode=\"connect\"} 0",
+            "egress_bytes_total{direction=\"to_client\",mode=\"webhook\"} 0",
+            "egress_requests_total{code=\"\",decision=\"allowed\",mode=\"relay\"} 0",
+            "egress_request_duration_seconds_count{mode=\"webhook\"} 0",
+            "egress_connect_duration_seconds_count{route=\"tunnel\"} 0",
             "egress_policy_violations_total{cause=\"address_forbidden\"} 0",
             "egress_policy_violations_total{cause=\"sni_mismatch\"} 0",
             "egress_log_lines_dropped_total 0",

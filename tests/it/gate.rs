@@ -15,6 +15,7 @@ use crate::support::{
 };
 use egress_gateway::store::Store;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use serde_json::json;
 use std::{
     sync::{
         Arc, Mutex,
@@ -180,6 +181,19 @@ fn a_blocked_target_is_refused_as_its_check_says_without_a_packet_to_it() {
             assert_eq!(event.text("connectivity_check_id"), check);
             assert_eq!((event.text("state"), event.text("code")), ("blocked", expected.1));
             assert_eq!(event.text("cause"), expected.2);
+            // Told beforehand too, with what the other rules say now.
+            let url = json!({"method": "POST", "url": path});
+            let told = gateway.api("POST", "/v1/explain", &[], Some(&url)).await.json();
+            assert_eq!(told["decision"], "refused", "{told:#}");
+            assert_eq!(
+                (told["code"].as_str(), told["cause"].as_str()),
+                (Some(expected.1), Some(expected.2))
+            );
+            let rules = told["rules"].as_array().unwrap();
+            let rule = rules.iter().find(|rule| rule["name"] == "check_current").unwrap();
+            assert_eq!(rule["verdict"], "refused");
+            assert_eq!(told["addresses"].as_array().unwrap().is_empty(), id == "nowhere");
+            assert!(told["pinned"].is_null());
             ids.push((authority, check, path.to_owned(), expected));
         }
         // Somebody listens now; nothing comes before the next check.

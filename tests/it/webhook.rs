@@ -114,7 +114,8 @@ fn a_delivery_is_signed_and_each_field_comes_from_the_first_place_that_names_it(
         assert!(header(&request, "x-webriskops-idempotency-key").starts_with("derived-"));
         let timestamp: i64 = header(&request, "x-webriskops-timestamp").parse().unwrap();
         assert!((before..=now()).contains(&timestamp));
-        assert_eq!(header(&request, "x-webriskops-nonce").len(), 32);
+        let nonce = header(&request, "x-webriskops-nonce").to_owned();
+        assert_eq!(nonce.len(), 32);
         assert_signed(&request, SECRET, b"plain text");
 
         let stamp = now() - 100;
@@ -153,8 +154,18 @@ fn a_delivery_is_signed_and_each_field_comes_from_the_first_place_that_names_it(
         assert_eq!(request.field("webhook-signature"), None);
         assert_signed(&request, SECRET, body);
 
-        let kept = attempts(&lab, 3).await;
-        let first = &kept[2];
+        // A slash at the end of the base URL means the same one URL.
+        let reply = gateway.fetch("POST", "/targets/hook/", &[], b"another text").await;
+        assert_eq!(reply.status, 202);
+        let request = origin.requests().pop().unwrap();
+        assert_eq!(request.line, format!("POST /hook?t={QUERY_TOKEN} HTTP/1.1"));
+        // Every bit is random, none of it the time.
+        let other = header(&request, "x-webriskops-nonce");
+        assert_ne!(nonce[..8], other[..8]);
+        assert_ne!(nonce[24..], other[24..]);
+
+        let kept = attempts(&lab, 4).await;
+        let first = &kept[3];
         assert_eq!(first.delivery_id, id);
         assert_eq!(first.webhook_status, WebhookStatus::Delivered);
         assert_eq!(first.receiver_status_code, Some(202));
@@ -162,15 +173,15 @@ fn a_delivery_is_signed_and_each_field_comes_from_the_first_place_that_names_it(
         assert_eq!(first.payload_hash.as_deref(), Some(&*hex(&Sha256::digest(b"plain text"))));
         assert_eq!(first.event_type.as_deref(), Some("ticket_export.requested"));
         assert_eq!(first.method, "POST");
-        assert_eq!(kept[0].idempotency_key.as_deref(), Some("k-2"));
-        gateway.wait_metric("egress_webhook_deliveries_total", &[("code", "")], |n| n == 3.0).await;
+        assert_eq!(kept[1].idempotency_key.as_deref(), Some("k-2"));
+        gateway.wait_metric("egress_webhook_deliveries_total", &[("code", "")], |n| n == 4.0).await;
         let event = gateway
             .wait_event("of the delivery", |event| {
                 event.text("decision_id") == first.webhook_attempt_id
             })
             .await;
         assert_eq!((event.text("mode"), event.text("decision")), ("webhook", "allowed"));
-        gateway.wait_metric("egress_requests_total", &[("mode", "webhook")], |n| n == 3.0).await;
+        gateway.wait_metric("egress_requests_total", &[("mode", "webhook")], |n| n == 4.0).await;
     });
 }
 
@@ -499,6 +510,9 @@ fn a_body_that_is_too_long_or_cut_short_is_never_sent() {
         gateway.assert_refused(&reply, too_large).await;
         let head = "POST /targets/hook HTTP/1.1\r\nHost: 127.0.0.1\r\n";
         let long = "x".repeat(1025);
+        // Clients that write all of it before they read get the answer too.
+        let reply = post(&gateway, "", &vec![b'x'; 16 * 1024 * 1024]).await;
+        gateway.assert_refused(&reply, too_large).await;
         let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n401\r\n{long}\r\n0\r\n\r\n");
         let reply = gateway.ask(chunked).await.reply;
         gateway.assert_refused(&reply, too_large).await;
@@ -511,7 +525,7 @@ fn a_body_that_is_too_long_or_cut_short_is_never_sent() {
             conn.finish().await;
             conn.until_closed().await;
         }
-        let kept = attempts(&lab, 4).await;
+        let kept = attempts(&lab, 5).await;
         assert!(kept.iter().all(|one| one.payload_hash.is_none()), "{kept:#?}");
         assert!(kept.iter().all(|one| one.webhook_status != WebhookStatus::Delivered));
         origin.assert_not_reached();
