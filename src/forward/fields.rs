@@ -174,7 +174,7 @@ pub fn trailer_forbidden(name: &HeaderName) -> bool {
 pub fn upgrade(headers: &HeaderMap, opaque: bool) -> Option<HeaderValue> {
     let asked = connection_names(headers).any(|name| name == UPGRADE);
     let offered = headers.get(UPGRADE).filter(|_| asked)?;
-    let name = offered.as_bytes().to_ascii_lowercase();
+    let name = offered.as_bytes().trim_ascii().to_ascii_lowercase();
     let one = !name.contains(&b',') && headers.get_all(UPGRADE).iter().count() == 1;
     let carries_requests = CARRY_REQUESTS.iter().any(|beginning| name.starts_with(beginning));
     let passes = name == WEBSOCKET || opaque && !name.is_empty() && !carries_requests;
