@@ -261,6 +261,15 @@ fn host_agrees(
     }
 }
 
+/// The host of a `Host` field, without its port. HTTP/1.0 needs none, and no browser sends that.
+pub fn host_field(headers: &HeaderMap) -> Option<Host> {
+    let host = headers.get(HOST).map_or(Some("localhost"), |host| host.to_str().ok())?;
+    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
+    let colon = host.get(end..)?.find(':');
+    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)))?;
+    Host::parse(name).ok()
+}
+
 fn hint(headers: &HeaderMap) -> Result<Option<TargetId>, Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::TargetHeaderInvalid, detail));
     let mut fields = headers.get_all(TARGET_FIELD).iter();

@@ -7,7 +7,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use figment::value::{Dict, Value};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -345,21 +345,48 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 /// Reads an address or a CIDR; a plain address stands for itself alone.
 pub fn parse_net(text: &str) -> Result<IpNet, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(ip.into());
+        return Ok(ip.to_canonical().into());
     }
     let net: IpNet = text
         .parse()
         .map_err(|_| format!("{text:?} is not an address or a CIDR such as 10.20.0.0/16"))?;
     if net.trunc() == net {
-        Ok(net)
+        Ok(unmapped(net))
     } else {
         Err(format!("{text:?} has bits set outside its prefix; write {}", net.trunc()))
     }
 }
 
+/// An IPv4-mapped network as the IPv4 network that it is: addresses are compared in that form, and
+/// what is written in the other would hold none of them.
+fn unmapped(net: IpNet) -> IpNet {
+    let of_v4 = || {
+        let address = match net.network() {
+            IpAddr::V6(v6) => v6.to_ipv4_mapped()?,
+            IpAddr::V4(_) => return None,
+        };
+        Ipv4Net::new(address, net.prefix_len().checked_sub(96)?).ok()
+    };
+    of_v4().map_or(net, IpNet::V4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_the_one_of_ipv4() {
+        for (text, expected) in [
+            ("::ffff:10.20.0.0/112", "10.20.0.0/16"),
+            ("::ffff:a14:5", "10.20.0.5/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("64:ff9b::/96", "64:ff9b::/96"),
+            ("10.20.0.0/16", "10.20.0.0/16"),
+        ] {
+            assert_eq!(parse_net(text).unwrap().to_string(), expected, "{text}");
+        }
+    }
 
     fn dict(text: &str) -> Dict {
         figment::Figment::from(figment::providers::Serialized::defaults(

@@ -221,10 +221,16 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let Self { body, sender } = self.get_mut();
-        match sender {
+        let mut polled = match sender {
             Some(Sender::Http1(line)) => line.poll_body(body, cx),
             Some(Sender::Http2(..)) | None => Pin::new(body).poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            fields::clean_trailers(trailers);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

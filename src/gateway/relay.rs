@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, UPGRADE},
+    header::{CONTENT_LENGTH, EXPECT, LOCATION, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prometheus::IntCounter;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    destination::{Asked, Destination, Resource},
+    destination::{Asked, Destination, Resource, host_field},
     egress::Pinned,
     forward::{
         ahead::Ahead,
@@ -129,7 +129,7 @@ impl Gateway {
         record.mode = mode.as_str();
         let mut delivery = Delivery::begin(self, target, &request.method, record);
         let result = async {
-            gateway_host(view, &asked, gateway_name.as_ref())?;
+            asked_by_no_page(view, &asked, gateway_name.as_ref(), &request.headers)?;
             let authority = &target.base.origin.authority;
             if !asked.is_at(authority) {
                 record.authority = Some(authority.to_string());
@@ -228,7 +228,9 @@ async fn outgoing(
     let target = permit.target();
     let progress = Progress::new();
     let mut headers = request.headers;
-    let upgrade = fields::upgrade(&headers).filter(|_| request.switch.is_some());
+    // What follows an upgrade is nobody's to sign.
+    let upgradable = request.switch.is_some() && !target.is_signed();
+    let upgrade = fields::upgrade(&headers, target.connect_allowed()).filter(|_| upgradable);
     fields::clean_request(&mut headers);
     // The client has had its 100 by the time the body is asked for.
     headers.remove(EXPECT);
@@ -328,24 +330,27 @@ fn sign(
     Ok(Facts::new(&envelope, method, url, payload_hash))
 }
 
-/// The host of a `Host` field, without its port. HTTP/1.0 needs none, and no browser sends that.
-fn host_field(headers: &HeaderMap) -> Option<Host> {
-    let host = headers.get(HOST).map_or(Some("localhost"), |host| host.to_str().ok())?;
-    let end = host.rfind(']').map_or(0, |at| at.saturating_add(1));
-    let colon = host.get(end..)?.find(':');
-    let name = host.get(..colon.map_or(host.len(), |at| end.saturating_add(at)))?;
-    Host::parse(name).ok()
-}
-
-/// Where no clients are configured, whoever reaches the listener may use it, and a web page could:
-/// by a name of its own that leads here. So `/targets/…` is then served under an address only.
-fn gateway_host(view: &View, asked: &Asked, name: Option<&Host>) -> Result<(), Refusal> {
+/// Where no clients are configured, whoever reaches the listener may use it, and a web page could: by
+/// a name of its own that leads here, or as it is, with requests whose answers it never sees. So
+/// `/targets/…` is then served under an address only, and not to what a browser says is a page's.
+fn asked_by_no_page(
+    view: &View,
+    asked: &Asked,
+    name: Option<&Host>,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     let Asked::ById { .. } = asked else { return Ok(()) };
     let harmless = name.is_some_and(|host| host.ip().is_some() || host.is_localhost());
-    if view.clients.required() || harmless {
+    let of_a_page = |site: &HeaderValue| site != "none" && site != "same-origin";
+    let detail = if view.clients.required() {
         return Ok(());
-    }
-    let detail = "the Host field is neither an address nor localhost";
+    } else if !harmless {
+        "the Host field is neither an address nor localhost"
+    } else if headers.get("sec-fetch-site").is_some_and(of_a_page) {
+        "a browser says that a web page of another site asks (Sec-Fetch-Site)"
+    } else {
+        return Ok(());
+    };
     Err(Refusal::new(Cause::GatewayHostInvalid, detail))
 }
 

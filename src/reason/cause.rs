@@ -93,11 +93,11 @@ causes! {
         "The request head did not arrive within limits.header_timeout.",
         "Send the whole request head at once after connecting.";
     AuthorityInvalid = "authority_invalid", RequestInvalid, Product, "http_request_error",
-        "The CONNECT target is not `host:port` in its one canonical form.",
-        "Send CONNECT with a plain host name or IP literal and a port, without userinfo.";
+        "The host and port that are asked for are not in their one canonical form.",
+        "Send a plain host name or IP literal without userinfo, and with CONNECT a port.";
     RequestTargetInvalid = "request_target_invalid", RequestInvalid, Product, "http_request_error",
         "The request target has a form that this listener does not take.",
-        "Use CONNECT host:port through this listener.";
+        "Ask for a URL in absolute-form, for /targets/{id}/…, or for host:port with CONNECT.";
     HostMismatch = "host_mismatch", RequestInvalid, Product, "http_request_error",
         "The Host field names another authority than the request target.",
         "Send the same host and port in Host and in the request target.";
@@ -105,7 +105,7 @@ causes! {
         "The path /targets/{id} names a target that does not exist.",
         "Use the id of a registered target.";
     GatewayHostInvalid = "gateway_host_invalid", RequestInvalid, Product, "http_request_error",
-        "Without clients configured, /targets/{id} is served under an IP literal or localhost only, as a web page could otherwise reach it.",
+        "Without clients configured, /targets/{id} is served under an IP literal or localhost only, and to no web page of another site.",
         "Address the gateway as 127.0.0.1 or localhost, or configure clients.";
     TargetHeaderInvalid = "target_header_invalid", RequestInvalid, Product, "http_request_error",
         "X-WebRiskOps-Target is repeated or is not a target id.",

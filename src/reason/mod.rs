@@ -180,11 +180,12 @@ impl Refusal {
 
     /// What to do next, in a sentence that can be forwarded; `egress` is the address to allowlist.
     pub fn next_step(&self, egress: &str) -> String {
-        let step = if self.code() == Code::SelfHostedAllowlistMissing {
-            Code::SelfHostedAllowlistMissing.next_step()
-        } else {
-            self.cause.next_step()
-        };
+        // Finer than the cause: who recorded an allowlist without us, and where no redirect can be
+        // approved.
+        let code = self.code();
+        let of_code =
+            matches!(code, Code::SelfHostedAllowlistMissing | Code::GenericWebhookRedirectBlocked);
+        let step = if of_code { code.next_step() } else { self.cause.next_step() };
         step.replace("{egress_ip}", egress)
     }
 
@@ -225,6 +226,14 @@ mod tests {
         let plain = refusal.about(about(DeploymentMode::SelfHosted, false));
         assert_eq!(plain.code(), Code::SelfHostedFirewallBlocked);
         assert_eq!(plain.status(), 504);
+    }
+
+    #[test]
+    fn the_next_step_of_a_webhook_that_redirects_approves_no_redirect() {
+        let refusal = Refusal::new(Cause::RedirectBlocked, "");
+        let step = |mode| refusal.clone().about(about(mode, false)).next_step("203.0.113.10");
+        assert_eq!(step(DeploymentMode::WebhookOnly), "Register the receiver's final URL.");
+        assert!(step(DeploymentMode::SelfHosted).contains("redirects"));
     }
 
     #[test]

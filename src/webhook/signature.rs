@@ -172,10 +172,16 @@ pub fn sign(envelope: &Envelope, body: &[u8], keys: &Keys) -> Vec<(HeaderName, H
 }
 
 /// Puts the fields of a delivery into its header, in place of all that the request brought of them:
-/// its own signature, and fields of the other format.
+/// its own signature, fields of the other format, and names that differ by an underscore alone, as
+/// receivers behind CGI or WSGI take those for the same.
 pub fn replace(headers: &mut HeaderMap, signed: Vec<(HeaderName, HeaderValue)>) {
-    for (name, _) in &FIELDS {
-        headers.remove(*name);
+    let of_a_delivery = |name: &&HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        FIELDS.iter().any(|(field, _)| field.as_str() == dashed)
+    };
+    let brought: Vec<HeaderName> = headers.keys().filter(of_a_delivery).cloned().collect();
+    for name in brought {
+        headers.remove(name);
     }
     for (name, value) in signed {
         headers.insert(name, value);

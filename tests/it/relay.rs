@@ -138,7 +138,14 @@ fn without_clients_a_target_is_reached_by_id_only_under_an_address_or_localhost(
             let expected = (400, "GATEWAY_REQUEST_INVALID", "gateway_host_invalid");
             gateway.assert_refused(&reply, expected).await;
         }
+        for site in ["cross-site", "same-site"] {
+            let of_a_page = format!("127.0.0.1\r\nSec-Fetch-Site: {site}");
+            let reply = gateway.ask(ask(&of_a_page)).await.reply;
+            let expected = (400, "GATEWAY_REQUEST_INVALID", "gateway_host_invalid");
+            gateway.assert_refused(&reply, expected).await;
+        }
         origin.assert_not_reached();
+        assert_eq!(gateway.ask(ask("[::1]\r\nSec-Fetch-Site: none")).await.reply.status, 200);
         for host in ["127.0.0.1:3128", "localhost", "localhost:3128", "[::1]:3128", "10.0.0.1"] {
             assert_eq!(gateway.ask(ask(host)).await.reply.status, 200, "{host}");
         }
@@ -256,6 +263,44 @@ fn a_target_cannot_speak_for_the_gateway() {
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(fields, expected);
         assert_eq!((reply.status, &*reply.body), (403, &b"not gzip at all"[..]));
+    });
+}
+
+#[test]
+fn a_target_cannot_speak_for_the_gateway_behind_its_body() {
+    lab::run(async |lab| {
+        let (ca, tls) = lab.acme();
+        let _origin = Origin::start((PUBLIC, 443), tls, |_| {
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+              Trailer: X-WebRiskOps-Reason, Proxy-Status, X-Sum\r\n\r\n\
+              1\r\na\r\n0\r\nX-WebRiskOps-Reason: FORGED\r\nProxy-Status: x\r\nX-Sum: 1\r\n\r\n"
+                .to_vec()
+        });
+        let config = lab.config().trusting(&ca).self_hosted("acme", "https://acme.example");
+        let gateway = lab.gateway(&config).await;
+        let mut conn = Conn::open(gateway.proxy).await;
+        conn.send(
+            "GET http://acme.example/ HTTP/1.1\r\nHost: acme.example\r\nTE: trailers\r\n\
+             Connection: TE\r\n\r\n",
+        )
+        .await;
+        assert_eq!(conn.reply().await.trailers, [("x-sum".to_owned(), "1".to_owned())]);
+    });
+}
+
+#[test]
+fn an_answer_with_a_length_beside_its_chunks_is_passed_on_whole() {
+    lab::run(async |lab| {
+        let (ca, tls) = lab.acme();
+        let _origin = Origin::start((PUBLIC, 443), tls, |_| {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n\
+              5\r\nwhole\r\n0\r\n\r\n"
+                .to_vec()
+        });
+        let config = lab.config().trusting(&ca).self_hosted("acme", "https://acme.example");
+        let gateway = lab.gateway(&config).await;
+        let reply = gateway.get("http://acme.example/").await;
+        assert_eq!((reply.field("content-length"), &*reply.body), (None, &b"whole"[..]));
     });
 }
 

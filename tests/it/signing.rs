@@ -47,6 +47,8 @@ fn a_delivery_is_signed_and_its_bytes_stay_as_they_are() {
             let fields = [
                 ("Content-Encoding", "gzip"),
                 ("X-WebRiskOps-Signature", "sha256=forged"),
+                ("X_WebRiskOps_Signature", "sha256=forged"),
+                ("webhook_signature", "v1,forged"),
                 ("X-WebRiskOps-Idempotency-Key", n.as_str()),
                 ("Connection", "X-WebRiskOps-Signature"),
             ];
@@ -55,6 +57,7 @@ fn a_delivery_is_signed_and_its_bytes_stay_as_they_are() {
             let request = origin.requests().pop().unwrap();
             assert_eq!(request.body, body);
             assert_eq!(request.line, "POST /in?k=v HTTP/1.1");
+            assert!(!request.names().iter().any(|name| name.contains('_')), "{request:?}");
             assert_eq!(
                 request.names().iter().filter(|name| **name == "x-webriskops-signature").count(),
                 1

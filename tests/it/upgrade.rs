@@ -2,6 +2,7 @@
 
 use crate::support::{
     gateway::Event,
+    hook,
     http::{Conn, Rest, request_head},
     lab::{self, PUBLIC},
     origin::{Origin, ok},
@@ -102,6 +103,47 @@ fn an_upgrade_that_connection_does_not_name_is_none() {
         let gateway = lab.gateway(&config).await;
         let fields = [("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
         assert_eq!(gateway.fetch("GET", "http://acme.example/", &fields, b"").await.status, 200);
+        assert_eq!(origin.only().field("upgrade"), None);
+    });
+}
+
+#[test]
+fn no_request_turns_into_a_connection_for_others_of_any_path() {
+    lab::run(async |lab| {
+        let (ca, tls) = lab.acme();
+        let origin = Origin::start((PUBLIC, 443), tls, |request| {
+            if request.field("upgrade").is_some() { SWITCHED.into() } else { ok("") }
+        });
+        let config = lab.config().trusting(&ca).self_hosted("acme", "https://acme.example/jira");
+        let gateway = lab.gateway(&config).await;
+        for protocol in ["h2c", "TLS/1.0", "websocket, h2c", "HTTP/2.0"] {
+            let fields = [
+                ("Connection", "Upgrade"),
+                ("Upgrade", protocol),
+                ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
+            ];
+            let reply = gateway.fetch("GET", "http://acme.example/jira/x", &fields, b"").await;
+            assert_eq!(reply.status, 200, "{protocol}");
+        }
+        for request in origin.requests() {
+            for field in ["upgrade", "connection", "http2-settings"] {
+                assert_eq!(request.field(field), None, "{request:?}");
+            }
+        }
+        assert_eq!(origin.requests().len(), 4);
+    });
+}
+
+#[test]
+fn a_delivery_turns_into_no_other_protocol_that_nobody_could_sign() {
+    lab::run(async |lab| {
+        let (config, tls) = hook::config(&lab);
+        let origin = Origin::start((PUBLIC, 443), tls, |request| {
+            if request.field("upgrade").is_some() { SWITCHED.into() } else { ok("") }
+        });
+        let gateway = lab.gateway(&config).await;
+        let reply = gateway.fetch("POST", "/targets/hook", &FIELDS, b"{}").await;
+        assert_eq!(reply.status, 200);
         assert_eq!(origin.only().field("upgrade"), None);
     });
 }

@@ -22,6 +22,7 @@ use crate::{
     forward::{
         body::{BodyError, ClientBody, ResponseBody},
         connect::ClientStream,
+        fields,
         interim::{Interim, Interims},
     },
     gateway::{ClientConn, ConnectRequest, RelayRequest},
@@ -116,6 +117,7 @@ impl Client {
     /// Every method but CONNECT: for the relay. There is no switching of protocols in HTTP/2.
     async fn other(&self, mut request: Request<RecvStream>, mut to: SendResponse<Bytes>) {
         let method = request.method().clone();
+        fields::join_cookies(request.headers_mut());
         let interims = Interims::default();
         request.extensions_mut().insert(interims.clone());
         let request = RelayRequest::new(request.map(ClientBody::Http2), None);
