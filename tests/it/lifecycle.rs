@@ -82,11 +82,14 @@ fn only_the_first_request_of_a_new_connection_is_served_while_draining() {
         let gateway = lab.gateway_with_acme().await;
         let _tunnel = gateway.tunnel("acme.example:443").await;
         let mut open = Conn::open(gateway.proxy).await;
-        let request = "GET /targets/nobody HTTP/1.1\r\nHost: x\r\n\r\n";
+        let request = "GET /targets/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n";
         open.send(request).await;
         assert_eq!(open.reply().await.status, 404);
         gateway.signal("TERM");
-        closed(gateway.proxy).await;
+        eventually("it drains", async || {
+            (gateway.admin("/readyz").await.status == 503).then_some(())
+        })
+        .await;
         open.send(request).await;
         let reply = open.reply().await;
         gateway.assert_refused(&reply, (503, "GATEWAY_DRAINING", "draining")).await;
@@ -405,6 +408,7 @@ fn readiness_turns_while_draining() {
 #[test]
 fn the_health_command_tells_by_its_exit_code() {
     lab::run(async |lab| {
+        let _receiver = Receiver::echo((PUBLIC, 443));
         let mut gateway = lab.gateway_with_acme().await;
         let health = |url: &str| {
             let mut command = crate::support::gateway::program();
