@@ -72,7 +72,7 @@ const ANONYMOUS: &str = "anonymous";
 
 impl Clients {
     /// Indexes clients. Without any, everybody may use every target; the caller has made sure that
-    /// the listener is then on loopback.
+    /// the listener is then on loopback, or lets nobody in without a certificate.
     ///
     /// # Errors
     /// The first glob that does not parse.

@@ -86,6 +86,15 @@ fn each_decision_is_told_with_its_cause_and_exit_code() {
         (&["10.20.0.6:443"], 1, Some("no_target")),
         (&["--target", "open-origin", "10.20.0.5:443"], 1, Some("target_mismatch")),
         (&["--offline", "jira.acme.example:443"], 1, Some("connect_not_allowed")),
+        // A URL is asked for as such, unless CONNECT is meant.
+        (&["--offline", "https://jira.acme.example/jira/x"], 0, None),
+        (&["--offline", "/targets/open-path/x"], 0, None),
+        (&["--offline", "https://jira.acme.example/other"], 1, Some("outside_base_path")),
+        (
+            &["--offline", "--method", "CONNECT", "https://jira.acme.example/jira/x"],
+            1,
+            Some("connect_not_allowed"),
+        ),
         (&["--offline", "--method", "GET", "https://jira.acme.example/jira/x"], 0, None),
         (
             &["--offline", "--method", "GET", "https://jira.acme.example/other"],

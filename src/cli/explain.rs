@@ -18,8 +18,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   egress-gateway explain api.github.com:443
-  egress-gateway explain --client webriskops-app https://api.github.com/
-  egress-gateway explain --method GET https://jira.acme.example/jira/rest/api/2/issue/A-1
+  egress-gateway explain --client webriskops-app https://jira.acme.example/jira/rest/api/2/issue/A-1
   egress-gateway explain --method POST /targets/acme-hook
   egress-gateway explain --offline --json jira.acme.example:443";
 
@@ -32,9 +31,10 @@ pub(super) struct Arguments {
     /// The client that asks; without it, every client's rights are assumed
     #[arg(long, value_name = "NAME")]
     client: Option<String>,
-    /// The request's method; all but CONNECT are relayed, so that the path counts too
-    #[arg(long, value_name = "METHOD", default_value = "CONNECT")]
-    method: String,
+    /// The request's method; all but CONNECT are relayed, so that the path counts too. Default:
+    /// CONNECT for HOST:PORT, GET for a URL
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
     /// The target that the client names in X-WebRiskOps-Target
     #[arg(long, value_name = "ID")]
     target: Option<String>,
@@ -44,8 +44,8 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// HOST:PORT, or the https URL that a client would ask for through `HTTPS_PROXY`; with another
-    /// method an http or https URL, or /targets/ID/PATH
+    /// HOST:PORT, an http or https URL, or /targets/ID/PATH; with --method CONNECT the https URL
+    /// that a client would ask for through `HTTPS_PROXY`
     #[arg(value_name = "URL_OR_HOST:PORT")]
     what: String,
 }
@@ -82,7 +82,11 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn what(arguments: &Arguments) -> Result<What, String> {
-    let method: Method = arguments.method.parse().map_err(|_| "--method is not a method")?;
+    let method = match &arguments.method {
+        Some(method) => method.parse().map_err(|_| "--method is not a method")?,
+        None if arguments.what.contains("://") || arguments.what.starts_with('/') => Method::GET,
+        None => Method::CONNECT,
+    };
     let target = match arguments.target.as_deref().map(TargetId::parse) {
         Some(None) => return Err("--target is not a target id".to_owned()),
         Some(id) => id,

@@ -11,7 +11,7 @@ use super::{USAGE, admin_api, fail, out, small_runtime};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  egress-gateway health --url http://127.0.0.1:9128/readyz")]
 pub(super) struct Arguments {
-    /// The readiness URL: http, with an IP literal or localhost
+    /// The readiness URL: http, with an IP literal or localhost; without a path it is /readyz
     #[arg(long, default_value = "http://127.0.0.1:9128/readyz")]
     url: String,
 }
@@ -23,10 +23,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let Some((address, path)) = admin_api::parse(&arguments.url) else {
         return fail(
-            "--url must be http://ADDRESS:PORT/PATH, with an IP literal or localhost",
+            "--url must be http://ADDRESS:PORT or http://ADDRESS:PORT/PATH, with an IP literal or localhost",
             USAGE,
         );
     };
+    // `/` is the console, which answers whether or not the gateway is ready.
+    let path = if path == "/" { "/readyz".to_owned() } else { path };
     let answer = small_runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         let request = Request::get(path).body(Full::default())?;
         Ok(runtime.block_on(admin_api::ask(address, request, ANSWER_TIMEOUT))?)

@@ -42,14 +42,24 @@ Examples:
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration.";
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  egress-gateway serve
+  egress-gateway serve --config gateway.toml --config targets.toml
+  EGRESS_PROXY__LISTEN=127.0.0.1:8080 egress-gateway serve --config gateway.toml
+
+Exit codes: 0 told to stop, 1 it cannot start, 2 the configuration is not valid.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
     ///
     /// Without --config it reads config/gateway.toml where that is present, else it uses built-in
     /// defaults: loopback listeners, state in ./state.
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(Files),
     /// Show each policy decision as it happens, on loopback, with nothing else installed
+    #[command(after_help = "Example:\n  egress-gateway demo")]
     Demo,
     /// Tell the decision for one request, rule by rule; nothing is sent but DNS
     Explain(explain::Arguments),
@@ -75,12 +85,18 @@ enum Command {
     Connector(connector::Arguments),
     /// Exit 0 when a running gateway is ready: for container health checks
     Health(health::Arguments),
-    #[command(about = "Print the admin API's OpenAPI document")]
+    #[command(
+        about = "Print the admin API's OpenAPI document",
+        after_help = "Example:\n  egress-gateway openapi > openapi.json"
+    )]
     Openapi,
     /// Make keys for a WireGuard tunnel
     #[command(subcommand)]
     Wireguard(wireguard::Command),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  egress-gateway completions bash > /etc/bash_completion.d/egress-gateway"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,

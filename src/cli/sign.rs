@@ -19,7 +19,7 @@ use crate::{
     target::{Signing, SigningFormat},
     webhook::{
         IDEMPOTENCY_KEY, NONCE, TIMESTAMP,
-        envelope::{Envelope, Outgoing},
+        envelope::{Envelope, Outgoing, named_timestamp},
         signature::{KEY_BYTES_MIN, Key, Keys, sign},
         written,
     },
@@ -127,8 +127,9 @@ fn fields(arguments: &Arguments) -> anyhow::Result<Vec<(HeaderName, HeaderValue)
     let mut fresh = [0; 16];
     let random = aws_lc_rs::default_provider().secure_random;
     random.fill(&mut fresh).ok().context("there is no source of random bits")?;
-    // A time that was asked for is meant, however far off: receivers' tests need old deliveries.
-    let now = arguments.timestamp.as_ref().and_then(|text| text.parse().ok());
+    // A time that is named is meant, however far off: receivers' tests need old deliveries.
+    let named = || arguments.timestamp.as_ref().and_then(|text| text.parse().ok());
+    let now = named().or_else(|| named_timestamp(&body));
     let outgoing = Outgoing {
         target: "",
         method: &Method::POST,

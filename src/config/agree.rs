@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::Config;
-use crate::fields::{Problem, Problems};
+use crate::{
+    fields::{Problem, Problems},
+    server::tls::ServerTls,
+};
 
 /// Whether others than this machine can reach a listener at this address.
 pub fn is_exposed(address: &SocketAddr) -> bool {
@@ -44,16 +47,20 @@ fn listeners(config: &Config, problems: &mut Problems) {
         problems.iter().any(|problem| problem.key.starts_with(prefix))
     };
     let clients = !config.clients.is_empty() || tried("clients", problems);
+    let certified = config.proxy.tls.as_ref().is_some_and(ServerTls::demands_certificates)
+        || tried("proxy.tls", problems);
+    let open = !clients && !certified;
     let tokens = !config.admin.tokens.is_empty() || tried("admin.tokens", problems);
     let mut problem = |key: &str, message: String| {
         problems.push(Problem { key: key.into(), message });
     };
-    for address in config.proxy.listen.iter().filter(|address| is_exposed(address) && !clients) {
+    for address in config.proxy.listen.iter().filter(|address| is_exposed(address) && open) {
         problem(
             "proxy.listen",
             format!(
                 "{address} is not loopback, and without clients whoever reaches it may use every \
-                 target; add [[clients]] with a token or certificate_names, or listen on 127.0.0.1"
+                 target; add [[clients]] with a token or certificate_names, set \
+                 proxy.tls.client_ca_file, or listen on 127.0.0.1"
             ),
         );
     }

@@ -19,7 +19,10 @@ use super::{
     outside::Outside,
     reload::{Seen, Stamp},
 };
-use crate::secret::Secret;
+use crate::{
+    secret::Secret,
+    server::tls::{PemFile, ServerTls},
+};
 
 /// Largest secret, in bytes. A device file given by mistake must not fill the memory.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
@@ -143,14 +146,19 @@ impl<'a> References<'a> {
     /// What is wrong, with the path.
     pub(super) fn roots(&self, base: Base<'_>, value: &Value) -> Result<PathBuf, String> {
         let path = self.pem(base, value)?;
-        let content = self.read(&path, PEM_BYTES_MAX)?;
+        self.root_certificates(&path)?;
+        Ok(path)
+    }
+
+    fn root_certificates(&self, path: &Path) -> Result<(), String> {
+        let content = self.read(path, PEM_BYTES_MAX)?;
         let shown = path.display();
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&content) {
             let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
             roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
         }
-        if roots.is_empty() { Err(format!("there is no certificate in {shown}")) } else { Ok(path) }
+        if roots.is_empty() { Err(format!("there is no certificate in {shown}")) } else { Ok(()) }
     }
 
     /// The content of a PEM file, and its path.
@@ -166,6 +174,33 @@ impl<'a> References<'a> {
         let path = self.resolve(base, value.tag(), text);
         let content = self.read(&path, PEM_BYTES_MAX)?;
         Ok((path, content))
+    }
+
+    /// What is wrong with files that are resolved already and go into TLS of our own making, each
+    /// with the key that names it: authorities, and a client certificate with its key.
+    pub(super) fn tls_faults(
+        &self,
+        ca: Option<&Path>,
+        client: Option<(&Path, &Path)>,
+    ) -> Vec<(&'static str, String)> {
+        let ca = ca.and_then(|path| self.root_certificates(path).err());
+        let mut faults: Vec<_> = ca.map(|message| ("ca_file", message)).into_iter().collect();
+        let Some((certificate, key)) = client else { return faults };
+        let read = |key, path| self.read(path, PEM_BYTES_MAX).map_err(|message| (key, message));
+        let contents = read("client_cert_file", certificate)
+            .and_then(|content| Ok((content, read("client_key_file", key)?)));
+        faults.extend(match contents {
+            // A certificate and its key are the same to either end of TLS.
+            Ok((chain, private)) => ServerTls::new(&chain, &private, None).err().map(|fault| {
+                let (name, path) = match fault.file() {
+                    PemFile::Certificate | PemFile::ClientCa => ("client_cert_file", certificate),
+                    PemFile::Key => ("client_key_file", key),
+                };
+                (name, format!("{}: {fault}", path.display()))
+            }),
+            Err(unreadable) => Some(unreadable),
+        });
+        faults
     }
 
     fn resolve(&self, base: Base<'_>, tag: Tag, path: &str) -> PathBuf {

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     fields::{Fields, Problem, Problems, expected},
-    target::{Ownership, Signing, Surroundings, Target, provider::Catalogue, read_draft},
+    target::{
+        Ownership, Signing, Surroundings, Target, TargetTls, provider::Catalogue, read_draft,
+    },
     webhook::signature::Key,
 };
 
@@ -65,8 +67,10 @@ impl Targets {
                     let fields = Fields::new(path.as_str(), dict, &mut problems);
                     let target = read_draft(fields, &around);
                     problems.extend(target.iter().flat_map(|target| {
-                        let wrong = cannot_sign(&target.signing, secret_key);
+                        let wrong = cannot_sign(&target.signing, secret_key)
+                            .map(|(key, message)| (key.to_owned(), message));
                         wrong
+                            .chain(tls_faults(target.tls.as_deref(), references))
                             .map(|(key, message)| Problem { key: format!("{path}.{key}"), message })
                     }));
                     target
@@ -134,6 +138,18 @@ fn cannot_sign(
         Some((key, error.to_string()))
     });
     wrong.into_iter().flatten()
+}
+
+/// Files that no TLS can be made of.
+fn tls_faults(
+    tls: Option<&TargetTls>,
+    references: &References<'_>,
+) -> impl Iterator<Item = (String, String)> + use<> {
+    let faults = tls.map(|tls| {
+        let client = tls.client_cert_file.as_deref().zip(tls.client_key_file.as_deref());
+        references.tls_faults(tls.ca_file.as_deref(), client)
+    });
+    faults.into_iter().flatten().map(|(key, message)| (format!("tls.{key}"), message))
 }
 
 fn locate<'a>(

@@ -203,6 +203,11 @@ fn tls(mut fields: Fields<'_>, references: &References<'_>) -> TunnelTls {
     let ca_file = fields.read("ca_file", |value| references.roots(Base::Tagged, value));
     let pem = |value: &Value| references.pem(Base::Tagged, value);
     let client = fields.read("client_cert_file", pem).zip(fields.read("client_key_file", pem));
+    if let Some((certificate, key)) = &client {
+        for (key, message) in references.tls_faults(None, Some((certificate, key))) {
+            fields.problem(key, message);
+        }
+    }
     fields.finish();
     TunnelTls { ca_file, client }
 }

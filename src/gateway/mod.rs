@@ -6,7 +6,10 @@ mod switch;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,16 +63,18 @@ pub struct Gateway {
 }
 
 /// What is known of a client's connection besides its requests.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ClientConn {
     /// URI and DNS names of the verified client certificate.
     pub certificate_names: Vec<String>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// Whether a request of it was decided before draining began.
+    pub asked: AtomicBool,
 }
 
 /// A connection accepted so shortly before draining began, or after, may not have had the time for
-/// its request yet; it is served, so that a take-over refuses nobody.
+/// its request yet; its first one is served, so that a take-over refuses nobody.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// A CONNECT request, in either version of HTTP.
@@ -205,12 +210,15 @@ impl Gateway {
     }
 
     fn still_open(&self, from: &ClientConn) -> Result<(), Refusal> {
-        let fresh_until = from.accepted.checked_add(FRESH);
-        match (self.drain_began.get(), fresh_until) {
-            (Some(began), Some(until)) if until < *began => {
-                Err(Refusal::new(Cause::Draining, "this process is shutting down"))
-            }
-            (Some(_) | None, _) => Ok(()),
+        let Some(began) = self.drain_began.get() else {
+            from.asked.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
+        let fresh = from.accepted.checked_add(FRESH).is_none_or(|until| until >= *began);
+        if fresh && !from.asked.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Refusal::new(Cause::Draining, "this process is shutting down"))
         }
     }
 

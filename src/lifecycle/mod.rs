@@ -205,7 +205,7 @@ impl Running {
         let view = self.gateway.view.load();
         if !view.clients.required() {
             tracing::warn!(
-                "no clients are configured: every process on this machine may use the proxy"
+                "no clients are configured: whoever reaches the proxy may use every target"
             );
         }
         tracing::info!(

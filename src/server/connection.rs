@@ -5,7 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Poll, ready},
     time::Duration,
 };
@@ -46,7 +46,7 @@ pub async fn serve(
     accepted: Instant,
     tls: Option<Arc<ServerTls>>,
 ) {
-    let from = ClientConn { certificate_names: Vec::new(), accepted };
+    let from = ClientConn { certificate_names: Vec::new(), accepted, asked: AtomicBool::default() };
     match tls {
         None => serve_stream(&server, stream, from).await,
         Some(tls) => {

@@ -33,6 +33,7 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     not_before: i64,
     not_after: i64,
+    demands_certificates: bool,
 }
 
 /// One of the files that TLS is made of.
@@ -118,7 +119,14 @@ impl ServerTls {
             .with_single_cert(chain, key)
             .map_err(unusable)?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-        Ok(Self { config: Arc::new(config), not_before, not_after })
+        let demands_certificates =
+            client_ca.is_some_and(|(_, demanded)| demanded == ClientCertificates::Required);
+        Ok(Self { config: Arc::new(config), not_before, not_after, demands_certificates })
+    }
+
+    /// Whether nobody without a certificate of the configured authorities gets in.
+    pub fn demands_certificates(&self) -> bool {
+        self.demands_certificates
     }
 
     /// Accepts connections with it.

@@ -171,8 +171,9 @@ fn provider(
     fields.parse("provider_key", |key| {
         // Without a mode the key is still checked, so that both problems show in one run.
         let modes = mode.map_or_else(|| DeploymentMode::ALL.to_vec(), |mode| vec![mode]);
-        let found = modes.iter().find_map(|mode| catalogue.find(key, *mode).map(|p| (p, *mode)));
-        match found {
+        let found = || modes.iter().filter_map(|mode| Some((catalogue.find(key, *mode)?, *mode)));
+        let fitting = found().find(|(provider, mode)| provider.has_mode(*mode));
+        match fitting.or_else(|| found().next()) {
             Some((provider, mode)) if provider.has_mode(mode) => {
                 Ok(std::sync::Arc::clone(provider))
             }
@@ -479,6 +480,15 @@ pub(crate) mod tests {
         ] {
             assert!(keys.contains(&format!("targets[0].{key}").as_str()), "{key}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn a_provider_is_not_blamed_for_a_mode_that_there_is_not() {
+        let (_, problems) = draft(
+            &GOOD.replace("\"jira\"", "\"jira_data_center\"").replace("self-hosted", "server"),
+        );
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems.concat().contains("deployment_mode"), "{problems:?}");
     }
 
     #[test]

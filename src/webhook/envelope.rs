@@ -231,6 +231,16 @@ fn derived_key(outgoing: &Outgoing<'_>) -> String {
     format!("{DERIVED_PREFIX}{}", hex(&digest.finalize()))
 }
 
+/// The timestamp that a body names, where it names a valid one: for those who sign outside of the
+/// gateway's own time.
+pub fn named_timestamp(body: &[u8]) -> Option<u64> {
+    match BodyFields::read(body).replay.timestamp {
+        Value::Number(number) => Some(number),
+        Value::Text(text) => seconds(&text),
+        Value::Absent | Value::Object(_) | Value::Other => None,
+    }
+}
+
 /// The timestamp that the request names, else `now`.
 fn timestamp(headers: &HeaderMap, in_body: Value, now: u64) -> Result<u64, EnvelopeError> {
     let parse = |place: &str, text: &str| {

@@ -76,6 +76,27 @@ fn a_request_on_an_open_connection_is_told_of_the_drain() {
 }
 
 #[test]
+fn only_the_first_request_of_a_new_connection_is_served_while_draining() {
+    lab::run(async |lab| {
+        let _receiver = Receiver::echo((PUBLIC, 443));
+        let gateway = lab.gateway_with_acme().await;
+        let _tunnel = gateway.tunnel("acme.example:443").await;
+        let mut open = Conn::open(gateway.proxy).await;
+        let request = "GET /targets/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        open.send(request).await;
+        assert_eq!(open.reply().await.status, 404);
+        gateway.signal("TERM");
+        eventually("it drains", async || {
+            (gateway.admin("/readyz").await.status == 503).then_some(())
+        })
+        .await;
+        open.send(request).await;
+        let reply = open.reply().await;
+        gateway.assert_refused(&reply, (503, "GATEWAY_DRAINING", "draining")).await;
+    });
+}
+
+#[test]
 fn a_tunnel_gets_no_more_than_the_drain_timeout() {
     lab::run(async |lab| {
         let _receiver = Receiver::echo((PUBLIC, 443));
@@ -387,15 +408,22 @@ fn readiness_turns_while_draining() {
 #[test]
 fn the_health_command_tells_by_its_exit_code() {
     lab::run(async |lab| {
+        let _receiver = Receiver::echo((PUBLIC, 443));
         let mut gateway = lab.gateway_with_acme().await;
-        let url = format!("http://{}/readyz", gateway.admin);
-        let health = || {
+        let health = |url: &str| {
             let mut command = crate::support::gateway::program();
-            command.args(["health", "--url", &url]).status().unwrap().success()
+            command.args(["health", "--url", url]).status().unwrap().success()
         };
-        assert!(health());
+        let listener = format!("http://{}", gateway.admin);
+        let url = format!("{listener}/readyz");
+        assert!(health(&url) && health(&listener));
+        // Both ask for readiness; the console at `/` would answer all the same.
+        let _tunnel = gateway.tunnel("acme.example:443").await;
+        gateway.signal("TERM");
+        closed(gateway.proxy).await;
+        assert!(!health(&url) && !health(&listener));
         gateway.kill();
-        assert!(!health());
+        assert!(!health(&url));
     });
 }
 
