@@ -1,6 +1,6 @@
 //! What is asked: the request target, read in exactly one way.
 
-use http::{HeaderMap, header::HOST};
+use http::{HeaderMap, HeaderValue, header::HOST};
 
 use crate::{
     origin::{Authority, Host, HostFault, Port, Scheme},
@@ -270,6 +270,30 @@ pub fn host_field(headers: &HeaderMap) -> Option<Host> {
     Host::parse(name).ok()
 }
 
+/// Where no clients are configured, whoever reaches the listener may use it, and a web page could: by
+/// a name of its own that leads here, or as it is, with requests whose answers it never sees. So
+/// `/targets/…` is then served under an address only, and not to what a browser says is a page's.
+///
+/// # Errors
+/// `gateway_host_invalid`.
+pub fn asked_by_no_page(
+    asked: &Asked,
+    name: Option<&Host>,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    let Asked::ById { .. } = asked else { return Ok(()) };
+    let harmless = name.is_some_and(|host| host.ip().is_some() || host.is_localhost());
+    let of_a_page = |site: &HeaderValue| site != "none" && site != "same-origin";
+    let detail = if !harmless {
+        "the Host field is neither an address nor localhost"
+    } else if headers.get("sec-fetch-site").is_some_and(of_a_page) {
+        "a browser says that a web page of another site asks (Sec-Fetch-Site)"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(Cause::GatewayHostInvalid, detail))
+}
+
 fn hint(headers: &HeaderMap) -> Result<Option<TargetId>, Refusal> {
     let refuse = |detail: &str| Err(Refusal::new(Cause::TargetHeaderInvalid, detail));
     let mut fields = headers.get_all(TARGET_FIELD).iter();
@@ -296,7 +320,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(
                 name.parse::<http::HeaderName>().unwrap(),
-                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
         Destination::connect(target, &headers)

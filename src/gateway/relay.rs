@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    destination::{Asked, Destination, Resource, host_field},
+    destination::{Asked, Destination, Resource, asked_by_no_page, host_field},
     egress::Pinned,
     forward::{
         ahead::Ahead,
@@ -129,7 +129,9 @@ impl Gateway {
         record.mode = mode.as_str();
         let mut delivery = Delivery::begin(self, target, &request.method, record);
         let result = async {
-            asked_by_no_page(view, &asked, gateway_name.as_ref(), &request.headers)?;
+            if !view.clients.required() {
+                asked_by_no_page(&asked, gateway_name.as_ref(), &request.headers)?;
+            }
             let authority = &target.base.origin.authority;
             if !asked.is_at(authority) {
                 record.authority = Some(authority.to_string());
@@ -328,30 +330,6 @@ fn sign(
         .map_err(|error| Refusal::new(error.cause(), error.to_string()))?;
     signature::replace(headers, signature::sign(&envelope, body, keys));
     Ok(Facts::new(&envelope, method, url, payload_hash))
-}
-
-/// Where no clients are configured, whoever reaches the listener may use it, and a web page could: by
-/// a name of its own that leads here, or as it is, with requests whose answers it never sees. So
-/// `/targets/…` is then served under an address only, and not to what a browser says is a page's.
-fn asked_by_no_page(
-    view: &View,
-    asked: &Asked,
-    name: Option<&Host>,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
-    let Asked::ById { .. } = asked else { return Ok(()) };
-    let harmless = name.is_some_and(|host| host.ip().is_some() || host.is_localhost());
-    let of_a_page = |site: &HeaderValue| site != "none" && site != "same-origin";
-    let detail = if view.clients.required() {
-        return Ok(());
-    } else if !harmless {
-        "the Host field is neither an address nor localhost"
-    } else if headers.get("sec-fetch-site").is_some_and(of_a_page) {
-        "a browser says that a web page of another site asks (Sec-Fetch-Site)"
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::new(Cause::GatewayHostInvalid, detail))
 }
 
 /// The target of a request: by its URL, or by its id.

@@ -103,8 +103,9 @@ fn a_path_behind_a_target_s_id_is_judged_like_any_other() {
             let rest =
                 base.filter(|_| target != "root").map_or(path.as_str(), |base| &path[base.len()..]);
             let reply = gateway.get(&format!("/targets/{target}{rest}")).await;
-            if target == "hook" && rest.is_empty() {
-                // Without a query of its own, the webhook's is used.
+            if target == "hook" && ["", "/?token=b"].contains(&rest) {
+                // Without a query of its own, the webhook's is used; it is one URL, so that a slash
+                // adds nothing.
                 assert_eq!(reply.status, 200, "{reply:?}");
                 reached += 1;
                 continue;
