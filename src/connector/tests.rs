@@ -271,6 +271,17 @@ async fn bulk_arrives_whole_and_a_stalled_neighbour_neither_stops_it_nor_grows()
     assert!(got == sent, "{} of {} bytes, or others", got.len(), sent.len());
 }
 
+/// Linux sends at most 64 KiB as one packet, headers included, of whole segments: 44 of 1460 bytes
+/// on Ethernet, one of 65,483 on loopback.
+#[test]
+fn a_frame_with_tls_around_it_is_two_packets() {
+    const PACKET_BYTES: u32 = 44 * 1460;
+    let frame = super::FRAME_BYTES_MAX + 9;
+    let records = frame.div_ceil(16 << 10);
+    let written = frame + records * 22;
+    assert_eq!(written.div_ceil(PACKET_BYTES), 2, "{written} bytes");
+}
+
 #[tokio::test]
 async fn the_connectors_own_allowlist_refuses_each_stream_that_it_does_not_hold() {
     let lab = Lab::new().await;

@@ -11,7 +11,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -39,6 +39,11 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
+    /// What to read the stream as where it holds its bytes in memory.
+    fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        None
+    }
+
     /// Counts bytes that were taken out of that socket, and put into it, past the stream.
     fn passed(&self, _taken: u64, _put: u64) {}
 }
@@ -63,6 +68,13 @@ impl ClientStream for Carrier {
         match self {
             Self::Direct(stream) => Some(stream),
             Self::Tunnel(stream) => stream.as_tcp(),
+        }
+    }
+
+    fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Tunnel(stream) => stream.as_lender(),
         }
     }
 
@@ -264,7 +276,7 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
     fn poll_flow(&mut self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
         let (before, put_before) = (self.up.bytes, self.up.piped_out);
         let (source, sink) = (Pin::new(&mut self.client), Pin::new(&mut self.target));
-        let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp);
+        let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp, C::as_lender);
         self.target.passed(0, self.up.piped_out.saturating_sub(put_before));
         if moved(before, self.up.bytes, &self.terms.to_target) {
             self.last_moved = Instant::now();
@@ -290,7 +302,7 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
         }
         let (before, taken_before) = (self.down.bytes, self.down.piped_in);
         let (source, sink) = (Pin::new(&mut self.target), Pin::new(&mut self.client));
-        let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp);
+        let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp, T::as_lender);
         self.target.passed(self.down.piped_in.saturating_sub(taken_before), 0);
         if before == 0 && self.down.bytes > 0 {
             self.record.first_byte = Some(self.record.elapsed());

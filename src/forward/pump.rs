@@ -12,14 +12,15 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use super::splice::{PIPES, Piped, Pipes};
 
-/// Size of the shared buffer: large enough that a bulk transfer is not bound by system calls.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// Size of the shared buffer: large enough that a bulk transfer is not bound by system calls, and
+/// with TLS or a frame around it no more than the kernel sends as one packet, below 64 KiB.
+const BUFFER_BYTES: usize = 62 * 1024;
 
 /// How much one direction moves before it lets others have the thread, in bytes.
 const TURN_BYTES: u64 = 1024 * 1024;
@@ -46,6 +47,9 @@ pub enum Side {
 
 /// The TCP socket that a stream is, where it is nothing more.
 pub type AsTcp<S> = fn(&S) -> Option<&TcpStream>;
+
+/// What a stream is to be read as that holds its bytes in memory, and need not copy them out of it.
+pub type AsLender<S> = fn(&mut S) -> Option<&mut (dyn AsyncBufRead + Unpin)>;
 
 /// One direction of a tunnel.
 #[derive(Debug)]
@@ -117,13 +121,14 @@ impl Pump {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: Pin<&mut (impl AsyncRead + ?Sized)>,
+        source: Pin<&mut (impl AsyncRead + Unpin + ?Sized)>,
         sink: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<Result<(), (Side, io::Error)>> {
-        self.poll_spliced(cx, source, sink, |_| None, |_| None)
+        self.poll_spliced(cx, source, sink, |_| None, |_| None, |_| None)
     }
 
-    /// As [`poll`](Self::poll), and through a pipe where both are TCP sockets and it pays.
+    /// As [`poll`](Self::poll), and through a pipe where both are TCP sockets and it pays, or out of
+    /// the memory of a source that lends its bytes.
     pub fn poll_spliced<A, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -131,9 +136,10 @@ impl Pump {
         mut sink: Pin<&mut B>,
         source_as_tcp: AsTcp<A>,
         sink_as_tcp: AsTcp<B>,
+        source_as_lender: AsLender<A>,
     ) -> Poll<Result<(), (Side, io::Error)>>
     where
-        A: AsyncRead + ?Sized,
+        A: AsyncRead + Unpin + ?Sized,
         B: AsyncWrite + ?Sized,
     {
         let turn_began_at = self.bytes;
@@ -157,9 +163,13 @@ impl Pump {
                 self.state = State::Ended;
                 return Poll::Ready(Ok(()));
             }
-            let moved = BUFFER.with_borrow_mut(|buffer| {
-                self.poll_buffer(cx, source.as_mut(), sink.as_mut(), buffer)
-            });
+            let moved = if let Some(lender) = source_as_lender(&mut source) {
+                self.poll_lent(cx, lender, sink.as_mut())
+            } else {
+                BUFFER.with_borrow_mut(|buffer| {
+                    self.poll_buffer(cx, source.as_mut(), sink.as_mut(), buffer)
+                })
+            };
             match moved {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
@@ -217,6 +227,29 @@ impl Pump {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what the source lends; what the sink does not take stays there.
+    fn poll_lent(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (dyn AsyncBufRead + Unpin),
+        sink: Pin<&mut (impl AsyncWrite + ?Sized)>,
+    ) -> Poll<Result<(), (Side, io::Error)>> {
+        let mut source = Pin::new(source);
+        let lent = ready!(source.as_mut().poll_fill_buf(cx));
+        let lent = lent.map_err(|error| (Side::Source, error))?;
+        if lent.is_empty() {
+            self.state = State::Ending;
+            return Poll::Ready(Ok(()));
+        }
+        let count = ready!(sink.poll_write(cx, lent)).map_err(|error| (Side::Sink, error))?;
+        if count == 0 {
+            return Poll::Ready(Err((Side::Sink, write_zero())));
+        }
+        source.consume(count);
+        self.count(count);
         Poll::Ready(Ok(()))
     }
 
@@ -335,6 +368,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_source_that_lends_keeps_what_the_sink_does_not_take() {
+        let sent: Vec<u8> = (0..100_000_u32).map(|i| i.to_le_bytes()[0]).collect();
+        let mut source = &*sent;
+        let (mut sink, mut target) = duplex(4096);
+        let mut pump = Pump::default();
+        let mut poll = |cx: &mut Context<'_>, source: &mut &[u8], pump: &mut Pump| {
+            let (source, sink) = (Pin::new(source), Pin::new(&mut sink));
+            pump.poll_spliced(cx, source, sink, |_| None, |_| None, |bytes| Some(bytes))
+        };
+        poll_fn(|cx| Poll::Ready(assert!(poll(cx, &mut source, &mut pump).is_pending()))).await;
+        assert_eq!((source.len(), pump.bytes, pump.kept().len()), (95_904, 4096, 0));
+        let carried = poll_fn(|cx| poll(cx, &mut source, &mut pump));
+        let mut received = Vec::new();
+        let (carried, read) = tokio::join!(carried, target.read_to_end(&mut received));
+        carried.unwrap();
+        read.unwrap();
+        assert!(received == sent, "{} of {} bytes, or others", received.len(), sent.len());
+    }
+
+    #[tokio::test]
     async fn an_error_names_its_side() {
         let (mut source, client) = duplex(8);
         let (mut sink, target) = duplex(8);
@@ -374,7 +427,7 @@ mod tests {
         sink: &mut TcpStream,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let (source, sink) = (Pin::new(source), Pin::new(sink));
-        pump.poll_spliced(cx, source, sink, |stream| Some(stream), |stream| Some(stream))
+        pump.poll_spliced(cx, source, sink, |tcp| Some(tcp), |tcp| Some(tcp), |_| None)
     }
 
     async fn carry(

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 /// An open stream, at either end. `G` is held for as long as it lives.
 ///
@@ -36,20 +36,42 @@ impl<G> Stream<G> {
         self.send.send_reset(Reason::CONNECT_ERROR);
     }
 
-    /// Waits for the next bytes; `false` at the stream's end.
-    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Waits until there is room for some of `wanted` bytes, and gives for how many there is now.
+    /// What is not sent after that has to be [left](Self::leave_room) to other streams.
+    pub(crate) fn poll_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        poll_room(&mut self.send, cx, wanted).map_err(|_| reset())
+    }
+
+    /// Sends bytes that there is room for, and leaves what room there is besides.
+    pub(crate) fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.send.send_data(bytes, false).map_err(|_| reset())?;
+        self.leave_room();
+        Ok(())
+    }
+
+    /// Leaves what room there is to other streams.
+    pub(crate) fn leave_room(&mut self) {
+        self.send.reserve_capacity(0);
+    }
+
+    /// Waits for the next bytes; there are none at the stream's end.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(bytes)) => self.unread = bytes,
                 // An end that wants nothing more says so in this way, and that it is no error.
-                Some(Err(error)) if is_clean(&error) => return Poll::Ready(Ok(false)),
+                Some(Err(error)) if is_clean(&error) => return Poll::Ready(Ok(())),
                 Some(Err(_)) => return Poll::Ready(Err(reset())),
-                None if self.receive.is_end_stream() => return Poll::Ready(Ok(false)),
+                None if self.receive.is_end_stream() => return Poll::Ready(Ok(())),
                 // Only DATA may follow a CONNECT; here are trailers.
                 None => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
         }
-        Poll::Ready(Ok(true))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -59,15 +81,31 @@ impl<G: Unpin> AsyncRead for Stream<G> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if buffer.remaining() == 0 || !ready!(self.poll_unread(cx))? {
+        if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let count = self.unread.len().min(buffer.remaining());
-        buffer.put_slice(self.unread.get(..count).unwrap_or_default());
+        let unread = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let taken = unread.get(..buffer.remaining()).unwrap_or(unread);
+        buffer.put_slice(taken);
+        let count = taken.len();
+        self.consume(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Lends a whole frame at a time, so that it need not be copied.
+impl<G: Unpin> AsyncBufRead for Stream<G> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        ready!(this.poll_unread(cx))?;
+        Poll::Ready(Ok(&this.unread))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        let count = count.min(self.unread.len());
         self.unread.advance(count);
         // Fails when the stream has ended meanwhile: then there is no window left to open.
         let _ignored = self.receive.flow_control().release_capacity(count);
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -80,7 +118,7 @@ impl<G: Unpin> AsyncWrite for Stream<G> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let room = ready!(poll_room(&mut self.send, cx, bytes.len())).map_err(|_| reset())?;
+        let room = ready!(self.poll_room(cx, bytes.len()))?;
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.send.send_data(Bytes::copy_from_slice(taken), false).map_err(|_| reset())?;
         Poll::Ready(Ok(taken.len()))

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::io::AsyncBufRead;
 
 use super::{
     Channel, Credentials, HttpTunnel, Means, Settings, SocksTunnel, TunnelError, TunnelTls,
@@ -225,6 +226,10 @@ fn nobody_can() -> TunnelError {
 impl Channel for ConnectorStream {
     fn reset(&mut self) {
         Self::reset(self);
+    }
+
+    fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        Some(self)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -24,6 +24,11 @@ use crate::tls::Watched;
 pub trait Channel: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static {
     /// Makes the drop that follows one that the far side cannot mistake for a clean end.
     fn reset(&mut self);
+
+    /// What to read it as where it holds its bytes in memory.
+    fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        None
+    }
 }
 
 /// An open stream through a tunnel to the address that the tunnel was asked for. While it lives it
@@ -74,7 +79,7 @@ impl TunnelStream {
 
     /// While nothing moves: whether that is because the tunnel is gone.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        self.bond.as_mut().map_or(Poll::Pending, |bond| bond.poll(cx))
+        wait(&mut self.bond, cx)
     }
 
     /// The TCP socket that its bytes go over as they are, from now on: none where something lies
@@ -85,6 +90,12 @@ impl TunnelStream {
             Link::Tcp(stream) if self.early.is_empty() && self.bond.is_none() => Some(stream),
             Link::Tcp(_) | Link::Tls(_) | Link::Channel(_) => None,
         }
+    }
+
+    /// What to read it as where its bytes are in memory.
+    pub fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        let lends = self.early.is_empty() && self.link.as_lender().is_some();
+        lends.then_some(self)
     }
 
     /// Counts bytes that were taken out of the socket, and put into it, past the stream.
@@ -104,6 +115,19 @@ impl TunnelStream {
             }
         };
     }
+}
+
+impl Link {
+    fn as_lender(&mut self) -> Option<&mut (dyn AsyncBufRead + Unpin)> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Channel(stream) => stream.as_lender(),
+        }
+    }
+}
+
+fn wait<T>(bond: &mut Option<Bond>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    bond.as_mut().map_or(Poll::Pending, |bond| bond.poll(cx))
 }
 
 impl AsyncRead for Link {
@@ -189,6 +213,28 @@ impl AsyncRead for TunnelStream {
         }
         this.open.received(buffer.filled().len().saturating_sub(before));
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Only where it [lends](TunnelStream::as_lender).
+impl AsyncBufRead for TunnelStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        let Some(lender) = this.link.as_lender() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        match Pin::new(lender).poll_fill_buf(cx) {
+            Poll::Ready(lent) => Poll::Ready(lent),
+            Poll::Pending => wait(&mut this.bond, cx),
+        }
+    }
+
+    fn consume(self: Pin<&mut Self>, count: usize) {
+        let this = self.get_mut();
+        if let Some(lender) = this.link.as_lender() {
+            Pin::new(lender).consume(count);
+            this.open.received(count);
+        }
     }
 }
 

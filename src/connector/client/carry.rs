@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{super::reply::Refused, settings::Settings};
+use super::{super::reply::Refused, feed::Feed, settings::Settings};
 use crate::{
     dial::tcp_to,
     forward::pump::{Pump, Side},
@@ -97,7 +97,7 @@ async fn open(to: Option<SocketAddr>, settings: &Settings) -> Result<TcpStream, 
 /// on the other. How it ended, and the bytes from and to the gateway.
 async fn both_ways(mut stream: Stream, tcp: TcpStream) -> (&'static str, u64, u64) {
     let mut target = Target { tcp, ended: false };
-    let (mut up, mut down) = (Pump::default(), Pump::default());
+    let (mut up, mut down) = (Pump::default(), Feed::default());
     let both = poll_fn(|cx| poll_both(cx, &mut stream, &mut target.tcp, &mut up, &mut down));
     let outcome = match both.await {
         Ok(()) => {
@@ -140,16 +140,17 @@ fn poll_both(
     stream: &mut Stream,
     tcp: &mut TcpStream,
     up: &mut Pump,
-    down: &mut Pump,
+    down: &mut Feed,
 ) -> Poll<Result<(), End>> {
-    let upward = up.poll(cx, Pin::new(&mut *stream), Pin::new(&mut *tcp));
+    let (source, sink) = (Pin::new(&mut *stream), Pin::new(&mut *tcp));
+    let upward = up.poll_spliced(cx, source, sink, |_| None, |_| None, |stream| Some(stream));
     if let Poll::Ready(Err((side, _))) = upward {
         return Poll::Ready(Err(match side {
             Side::Source => End::Gateway,
             Side::Sink => End::Target,
         }));
     }
-    let downward = down.poll(cx, Pin::new(tcp), Pin::new(stream));
+    let downward = down.poll(cx, tcp, stream);
     if let Poll::Ready(Err((side, _))) = downward {
         return Poll::Ready(Err(match side {
             Side::Source => End::Target,

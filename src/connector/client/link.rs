@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, PATIENCE, SEND_BUFFER_BYTES,
-        STREAM_WINDOW_BYTES, STREAMS_MAX,
+        STREAM_WINDOW_BYTES, STREAMS_MAX, TLS_BUFFER_BYTES,
         gateway::LEAVING,
         hello::{Answer, Ask, Hello, VERSIONS},
         reply::Refused,
@@ -63,11 +63,12 @@ impl Link {
             greeted = self.greet() => greeted,
             () = stopped.cancelled() => return Ended::Stopped,
         };
-        let stream = match greeted {
+        let mut stream = match greeted {
             Ok(stream) => stream,
             Err(error) => return Ended::Failed { error, stood: None },
         };
         let local = stream.get_ref().0.local_addr().ok();
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         let wire = Wire::new(Bytes::new(), stream);
         let heard = wire.heard();
         let error = match builder().handshake(wire).await {

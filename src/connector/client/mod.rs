@@ -7,6 +7,7 @@ pub mod settings;
 mod back_off;
 mod carry;
 mod dial;
+mod feed;
 mod link;
 mod network;
 

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, PATIENCE, SEND_BUFFER_BYTES,
-        STREAM_WINDOW_BYTES, STREAMS_MAX, reply::Refused,
+        STREAM_WINDOW_BYTES, STREAMS_MAX, TLS_BUFFER_BYTES, reply::Refused,
     },
     ConnectorStream, Connectors,
 };
@@ -220,7 +220,8 @@ struct Standing {
     heard: Heard,
 }
 
-async fn stand(connectors: &Connectors, introduced: Introduced) -> Option<Standing> {
+async fn stand(connectors: &Connectors, mut introduced: Introduced) -> Option<Standing> {
+    introduced.stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let wire = Wire::new(Bytes::new(), introduced.stream);
     let heard = wire.heard();
     let (requests, mut connection) = builder().handshake(wire).await.ok()?;
