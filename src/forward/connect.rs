@@ -276,7 +276,7 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
     fn poll_flow(&mut self, cx: &mut Context<'_>, limits: &mut Limits<'_, '_>) -> Poll<End> {
         let (before, put_before) = (self.up.bytes, self.up.piped_out);
         let (source, sink) = (Pin::new(&mut self.client), Pin::new(&mut self.target));
-        let up = self.up.poll_spliced(cx, source, sink, C::as_tcp, T::as_tcp, C::as_lender);
+        let up = self.up.poll_spliced(cx, source, sink, (C::as_tcp, C::as_lender), T::as_tcp);
         self.target.passed(0, self.up.piped_out.saturating_sub(put_before));
         if moved(before, self.up.bytes, &self.terms.to_target) {
             self.last_moved = Instant::now();
@@ -302,7 +302,7 @@ impl<C: ClientStream, T: ClientStream> Tunnel<C, T> {
         }
         let (before, taken_before) = (self.down.bytes, self.down.piped_in);
         let (source, sink) = (Pin::new(&mut self.target), Pin::new(&mut self.client));
-        let down = self.down.poll_spliced(cx, source, sink, T::as_tcp, C::as_tcp, T::as_lender);
+        let down = self.down.poll_spliced(cx, source, sink, (T::as_tcp, T::as_lender), C::as_tcp);
         self.target.passed(self.down.piped_in.saturating_sub(taken_before), 0);
         if before == 0 && self.down.bytes > 0 {
             self.record.first_byte = Some(self.record.elapsed());

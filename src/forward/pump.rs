@@ -124,7 +124,7 @@ impl Pump {
         source: Pin<&mut (impl AsyncRead + Unpin + ?Sized)>,
         sink: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<Result<(), (Side, io::Error)>> {
-        self.poll_spliced(cx, source, sink, |_| None, |_| None, |_| None)
+        self.poll_spliced(cx, source, sink, (|_| None, |_| None), |_| None)
     }
 
     /// As [`poll`](Self::poll), and through a pipe where both are TCP sockets and it pays, or out of
@@ -134,9 +134,8 @@ impl Pump {
         cx: &mut Context<'_>,
         mut source: Pin<&mut A>,
         mut sink: Pin<&mut B>,
-        source_as_tcp: AsTcp<A>,
+        (source_as_tcp, source_as_lender): (AsTcp<A>, AsLender<A>),
         sink_as_tcp: AsTcp<B>,
-        source_as_lender: AsLender<A>,
     ) -> Poll<Result<(), (Side, io::Error)>>
     where
         A: AsyncRead + Unpin + ?Sized,
@@ -375,9 +374,10 @@ mod tests {
         let mut pump = Pump::default();
         let mut poll = |cx: &mut Context<'_>, source: &mut &[u8], pump: &mut Pump| {
             let (source, sink) = (Pin::new(source), Pin::new(&mut sink));
-            pump.poll_spliced(cx, source, sink, |_| None, |_| None, |bytes| Some(bytes))
+            pump.poll_spliced(cx, source, sink, (|_| None, |bytes| Some(bytes)), |_| None)
         };
-        poll_fn(|cx| Poll::Ready(assert!(poll(cx, &mut source, &mut pump).is_pending()))).await;
+        let waits = poll_fn(|cx| Poll::Ready(poll(cx, &mut source, &mut pump).is_pending())).await;
+        assert!(waits);
         assert_eq!((source.len(), pump.bytes, pump.kept().len()), (95_904, 4096, 0));
         let carried = poll_fn(|cx| poll(cx, &mut source, &mut pump));
         let mut received = Vec::new();
@@ -427,7 +427,7 @@ mod tests {
         sink: &mut TcpStream,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let (source, sink) = (Pin::new(source), Pin::new(sink));
-        pump.poll_spliced(cx, source, sink, |tcp| Some(tcp), |tcp| Some(tcp), |_| None)
+        pump.poll_spliced(cx, source, sink, (|tcp| Some(tcp), |_| None), |tcp| Some(tcp))
     }
 
     async fn carry(

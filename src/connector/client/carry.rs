@@ -143,7 +143,7 @@ fn poll_both(
     down: &mut Feed,
 ) -> Poll<Result<(), End>> {
     let (source, sink) = (Pin::new(&mut *stream), Pin::new(&mut *tcp));
-    let upward = up.poll_spliced(cx, source, sink, |_| None, |_| None, |stream| Some(stream));
+    let upward = up.poll_spliced(cx, source, sink, (|_| None, |stream| Some(stream)), |_| None);
     if let Poll::Ready(Err((side, _))) = upward {
         return Poll::Ready(Err(match side {
             Side::Source => End::Gateway,

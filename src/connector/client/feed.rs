@@ -111,13 +111,20 @@ mod tests {
 
     use std::future::poll_fn;
 
-    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpSocket},
+    };
 
     use super::*;
 
     /// How much memory the bytes of one read keep that finds so many in the socket.
     async fn kept_by(count: usize) -> usize {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // So that all of it can wait in there.
+        socket.set_recv_buffer_size(2 * u32::try_from(READ_BYTES).unwrap()).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut tcp, _) = listener.accept().await.unwrap();
         far.write_all(&vec![7; count]).await.unwrap();
