@@ -11,6 +11,7 @@
 mod bell;
 mod datagrams;
 mod engine;
+mod flight;
 mod key;
 mod lane;
 mod link;
