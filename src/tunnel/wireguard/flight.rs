@@ -3,7 +3,8 @@
 //! smoltcp resends one lost segment a round trip, and anything else after a pause of a second. The
 //! other side says what it has got (RFC 2018), so what it has not is kept here, and is sent again as
 //! soon as something sent later has arrived (RFC 8985). How much may be on the way stays smoltcp's
-//! business: it is told of the loss once, and what is resent takes the place of what has arrived.
+//! business: it is told of the loss once, and what is resent takes the place of what has arrived. It
+//! lets more out for each acknowledgement, whatever that is of, so it is brought one for each segment.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -35,7 +36,10 @@ const ANSWER_DELAY_MAX: Duration = Duration::from_millis(50);
 const PROBES_MAX: u32 = 5;
 
 /// What smoltcp takes for a loss (RFC 5681).
-pub(super) const REPEATS: usize = 3;
+const REPEATS: usize = 3;
+
+/// Acknowledgements that are made of one at most.
+const STEPS_MAX: usize = 64;
 
 /// The segments of one stream that are on the way, oldest first. Times are since some fixed moment.
 #[derive(Default)]
@@ -49,6 +53,8 @@ pub(super) struct Flight {
     newest: Option<(u64, Duration)>,
     /// Segments that arrived while one before them is missing.
     ahead: usize,
+    /// What smoltcp has yet to be told of a loss.
+    repeat: Option<Packet>,
     /// Where the flight ended when a loss showed, until all of that has arrived.
     mending: Option<u32>,
     /// Segments that may be resent.
@@ -71,17 +77,6 @@ struct Segment {
     sent: Duration,
     resent: bool,
     arrived: bool,
-}
-
-/// What a segment from the other side means to smoltcp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Something that it should know.
-    News,
-    /// Nothing: what is missing is known here.
-    Repeat,
-    /// A loss, that it has to be told of.
-    Loss,
 }
 
 impl Flight {
@@ -125,20 +120,25 @@ impl Flight {
         }
     }
 
-    /// The other side sends this.
-    pub(super) fn hear(&mut self, packet: &[u8], now: Duration) -> Heard {
+    /// The other side sends this: what smoltcp should take before it. `None`: not even that.
+    pub(super) fn hear(&mut self, packet: &[u8], now: Duration) -> Option<Vec<Packet>> {
         if self.segments.is_empty() {
-            return Heard::News;
+            return Some(Vec::new());
         }
-        let Some((segment, source, destination)) = segment_of(packet) else { return Heard::News };
+        let Some((segment, source, destination)) = segment_of(packet) else {
+            return Some(Vec::new());
+        };
         let ack = number(segment.ack_number());
         let sound = segment.ack() && !segment.syn() && !segment.rst();
         let possible = self.end.is_some_and(|end| reaches(end, ack));
         if !sound || !possible || !segment.verify_checksum(&source, &destination) {
-            return Heard::News;
+            return Some(Vec::new());
         }
         let ranges = segment.selective_ack_ranges().unwrap_or_default();
-        let arrived = self.arrive(ack, &ranges, now);
+        let window = segment.window_len();
+        let bare = segment.segment_len() == 0 && ranges.iter().any(Option::is_some);
+        let mut steps = Vec::new();
+        let arrived = self.arrive(ack, &ranges, now, &mut steps);
         if arrived > 0 {
             self.quiet_since = now;
             self.probes = 0;
@@ -151,19 +151,33 @@ impl Flight {
             Some(_) => self.credit.saturating_add(arrived.max(1)).min(SEGMENTS_MAX),
             None => arrived.max(1),
         };
-        let now_heard = (ack, segment.window_len());
-        let again = self.heard.replace(now_heard) == Some(now_heard);
+        let again = self.heard.replace((ack, window)) == Some((ack, window));
         if self.mending.is_none() && self.ahead > 0 && self.next_lost().is_some() {
             self.mending = self.segments.back().map(|last| last.end);
-            return Heard::Loss;
+            self.repeat = acknowledgement(packet, None);
+        } else if again && bare && self.segments.front().is_some_and(|first| first.start == ack) {
+            return None; // what is missing is known here
         }
-        let ours = self.segments.front().is_some_and(|first| first.start == ack);
-        let bare = segment.segment_len() == 0 && ranges.iter().any(Option::is_some);
-        if again && ours && bare { Heard::Repeat } else { Heard::News }
+        let steps = steps.into_iter().filter(|step| *step != ack);
+        Some(steps.filter_map(|step| acknowledgement(packet, Some((step, window)))).collect())
+    }
+
+    /// What smoltcp should take besides, once it has sent what it may: how much is on the way then
+    /// is what it takes the loss for a part of.
+    pub(super) fn loss(&mut self) -> Vec<Packet> {
+        let repeat = self.repeat.take();
+        let copy = |packet: &Packet| Packet::copy_from(&packet[..]);
+        repeat.iter().cycle().take(REPEATS).map(copy).collect()
     }
 
     /// Sees what has arrived; how many segments have that had not.
-    fn arrive(&mut self, ack: u32, ranges: &[Option<(u32, u32)>], now: Duration) -> usize {
+    fn arrive(
+        &mut self,
+        ack: u32,
+        ranges: &[Option<(u32, u32)>],
+        now: Duration,
+        steps: &mut Vec<u32>,
+    ) -> usize {
         let mut arrived: usize = 0;
         let mut news = Vec::new();
         while let Some(first) = self.segments.pop_front_if(|first| reaches(ack, first.end)) {
@@ -172,6 +186,9 @@ impl Flight {
             } else {
                 arrived = arrived.saturating_add(1);
                 news.push((first.order, first.sent, first.resent));
+                if steps.len() < STEPS_MAX {
+                    steps.push(first.end);
+                }
             }
         }
         for &(left, right) in ranges.iter().flatten().filter(|(left, _)| reaches(*left, ack)) {
@@ -227,6 +244,7 @@ impl Flight {
         let segment = self.segments.get_mut(index)?;
         segment.send_again(self.sent, now);
         let mut packet = Packet::copy_from(&*segment.packet);
+        // it may have changed since
         renew(&mut packet, self.said?)?;
         Some(packet)
     }
@@ -256,8 +274,8 @@ impl Segment {
     }
 }
 
-/// The acknowledgement in this packet, and nothing else of it.
-pub(super) fn bare(packet: &[u8]) -> Option<Packet> {
+/// The acknowledgement in this packet, or another one, and nothing else of it.
+fn acknowledgement(packet: &[u8], other: Option<(u32, u16)>) -> Option<Packet> {
     let (segment, source, destination) = segment_of(packet)?;
     let next = segment.seq_number().0.wrapping_add_unsigned(length(&segment));
     let header = usize::from(segment.header_len());
@@ -276,10 +294,13 @@ pub(super) fn bare(packet: &[u8]) -> Option<Packet> {
     segment.set_header_len(u8::try_from(header).ok()?);
     segment.set_seq_number(TcpSeqNumber(next));
     segment.fill_checksum(&source, &destination);
+    if let Some(other) = other {
+        renew(&mut packet, other)?;
+    }
     Some(packet)
 }
 
-/// What we acknowledge may have changed since the segment was made.
+/// Gives a segment another acknowledgement and window.
 fn renew(packet: &mut [u8], (ack, window): (u32, u16)) -> Option<()> {
     let (_, source, destination) = segment_of(packet)?;
     let mut segment = TcpPacket::new_unchecked(packet.get_mut(segment_at(packet)?..)?);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     datagrams::Port,
-    flight::{self, Flight, Heard},
+    flight::Flight,
     lane::{Failure, Inner, Lane, Phase},
     pipe::Pipe,
     routing::{Inside, Routing},
@@ -162,11 +162,8 @@ impl Stack {
             && let Some(mut inner) = entry.lane.lock()
         {
             let heard = entry.flight.hear(&packet, time(now));
-            let repeat = if heard == Heard::Loss { flight::bare(&packet) } else { None };
-            let first = (heard != Heard::Repeat).then_some(packet);
-            let copy = |packet: &Packet| Packet::copy_from(&packet[..]);
-            let repeats = repeat.iter().cycle().take(flight::REPEATS).map(copy);
-            for packet in first.into_iter().chain(repeats) {
+            let last = heard.is_some().then_some(packet);
+            for packet in heard.into_iter().flatten().chain(last) {
                 self.pipe.incoming = Some(packet);
                 self.iface.poll_ingress_single(now, &mut self.pipe, &mut inner.sockets);
             }
@@ -370,6 +367,15 @@ impl Drop for Stack {
     }
 }
 
+fn egress(iface: &mut Interface, pipe: &mut Pipe, inner: &mut Inner, now: SmolInstant) {
+    while !pipe.is_full() {
+        match iface.poll_egress(now, pipe, &mut inner.sockets) {
+            PollResult::SocketStateChanged => {}
+            PollResult::None => break,
+        }
+    }
+}
+
 /// Lets one stream send as long as there is room, first what is new. When smoltcp wants to be asked
 /// again.
 fn exchange(
@@ -380,12 +386,12 @@ fn exchange(
     now: SmolInstant,
 ) -> Option<SmolInstant> {
     let before = pipe.outgoing.len();
-    while !pipe.is_full() {
-        match iface.poll_egress(now, pipe, &mut inner.sockets) {
-            PollResult::SocketStateChanged => {}
-            PollResult::None => break,
-        }
+    egress(iface, pipe, inner, now);
+    for packet in flight.loss() {
+        pipe.incoming = Some(packet);
+        iface.poll_ingress_single(now, pipe, &mut inner.sockets);
     }
+    egress(iface, pipe, inner, now);
     for packet in pipe.outgoing.iter().skip(before) {
         flight.note(packet, time(now));
     }
