@@ -180,10 +180,12 @@ impl Flight {
     ) -> usize {
         let mut arrived: usize = 0;
         let mut news = Vec::new();
-        while let Some(first) = self.segments.pop_front_if(|first| reaches(ack, first.end)) {
+        // What is left of a segment is smoltcp's to resend, without the rest of it: others of its kind
+        // take no end of a stream that comes with bytes they have.
+        while let Some(first) = self.segments.pop_front_if(|first| !reaches(first.start, ack)) {
             if first.arrived {
                 self.ahead = self.ahead.saturating_sub(1);
-            } else {
+            } else if reaches(ack, first.end) {
                 arrived = arrived.saturating_add(1);
                 news.push((first.order, first.sent, first.resent));
                 if steps.len() < STEPS_MAX {

@@ -237,6 +237,15 @@ fn an_acknowledgement_is_taken_out_of_a_segment_with_bytes() {
 }
 
 #[test]
+fn what_is_left_of_a_segment_is_not_resent_here() {
+    let mut flight = flight(3);
+    hear(&mut flight, &answer(1, &[]), ms(10));
+    let most = packet(OTHER, OWN, &repr(7, start(3).wrapping_sub(1), b""));
+    assert_eq!(hear(&mut flight, &most, ms(10)), Heard::News);
+    assert_eq!(flight.due(), None);
+}
+
+#[test]
 fn smoltcp_is_brought_an_acknowledgement_for_each_segment() {
     let mut flight = flight(4);
     let brought = flight.hear(&answer(3, &[]), ms(10)).unwrap();
