@@ -1,16 +1,17 @@
 //! WireGuard in user space: a tunnel to one peer, without root and without the kernel's module.
 //!
 //! One task owns everything (`engine`): the UDP socket outside (`link`), the session (`noise`,
-//! gotatun), and TCP inside (`stack`, smoltcp). A stream (`stream`) shares one socket of smoltcp with
-//! it (`lane`), and rings when there is something to do (`bell`). Nothing on this machine can reach
-//! the network inside but through [`WireGuard::open`], and nothing inside can reach this machine: it
-//! listens to nobody.
+//! gotatun), and TCP inside (`stack`, smoltcp, with `flight` for what was lost). A stream (`stream`)
+//! shares one socket of smoltcp with it (`lane`), and rings when there is something to do (`bell`).
+//! Nothing on this machine can reach the network inside but through [`WireGuard::open`], and nothing
+//! inside can reach this machine: it listens to nobody.
 //!
 //! A tunnel has one peer. Several peers are several tunnels.
 
 mod bell;
 mod datagrams;
 mod engine;
+mod flight;
 mod key;
 mod lane;
 mod link;
@@ -56,7 +57,8 @@ use lane::{Failure, Lane};
 use routing::Routing;
 use status::Shared;
 
-/// Streams and datagram sockets of one tunnel at a time: each may come to hold half a mebibyte.
+/// Streams and datagram sockets of one tunnel at a time: each may come to hold 0.8 MiB,
+/// of what it sends, of what it receives, and of what it may have to send again.
 const STREAMS_MAX: usize = 4096;
 
 /// How long a connection may go unanswered before a handshake is asked for, when nothing at all

@@ -81,7 +81,7 @@ pub(super) enum Inside<'a> {
 
 /// Source, destination, protocol and payload. Fragments are nothing that can be used, and neither
 /// are IPv6 extension headers.
-fn split(packet: &[u8]) -> Option<(IpAddr, IpAddr, IpProtocol, &[u8])> {
+pub(super) fn split(packet: &[u8]) -> Option<(IpAddr, IpAddr, IpProtocol, &[u8])> {
     match packet.first()? >> 4 {
         4 => {
             let packet = Ipv4Packet::new_checked(packet).ok()?;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     datagrams::Port,
+    flight::Flight,
     lane::{Failure, Inner, Lane, Phase},
     pipe::Pipe,
     routing::{Inside, Routing},
@@ -69,6 +70,7 @@ pub(super) struct Stack {
 
 struct Entry {
     lane: Arc<Lane>,
+    flight: Flight,
     due: Option<SmolInstant>,
     touched: bool,
     /// When it ends by force, once nobody holds it any more.
@@ -156,12 +158,18 @@ impl Stack {
 
     fn receive_segment(&mut self, key: Key, packet: Packet) {
         let now = self.now();
-        self.pipe.incoming = Some(packet);
-        let lane = self.lanes.get(&key).map(|entry| &entry.lane);
-        if let Some(mut inner) = lane.and_then(|lane| lane.lock()) {
-            self.iface.poll_ingress_single(now, &mut self.pipe, &mut inner.sockets);
+        if let Some(entry) = self.lanes.get_mut(&key)
+            && let Some(mut inner) = entry.lane.lock()
+        {
+            let heard = entry.flight.hear(&packet, time(now));
+            let last = heard.is_some().then_some(packet);
+            for packet in heard.into_iter().flatten().chain(last) {
+                self.pipe.incoming = Some(packet);
+                self.iface.poll_ingress_single(now, &mut self.pipe, &mut inner.sockets);
+            }
         } else {
             // nobody's: smoltcp answers with a reset
+            self.pipe.incoming = Some(packet);
             let mut nobody = SocketSet::new(Vec::new());
             self.iface.poll_ingress_single(now, &mut self.pipe, &mut nobody);
         }
@@ -203,8 +211,8 @@ impl Stack {
 
     /// When somebody has to be looked at again.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let (due, _) = self.due.first()?;
-        self.began.checked_add(Duration::from_micros(u64::try_from(due.total_micros()).ok()?))
+        let &(due, _) = self.due.first()?;
+        self.began.checked_add(time(due))
     }
 
     /// Resets every stream that somebody holds; the others may end as they were about to.
@@ -252,7 +260,13 @@ impl Stack {
             inner.socket().connect(context, lane.to, (lane.from, port)).ok()?;
             lane.key.set(key).ok()?;
             drop(inner);
-            let entry = Entry { lane: Arc::clone(lane), due: None, touched: false, patience: None };
+            let entry = Entry {
+                lane: Arc::clone(lane),
+                flight: Flight::default(),
+                due: None,
+                touched: false,
+                patience: None,
+            };
             self.lanes.insert(key, entry);
             self.touch(key);
             return Some(());
@@ -290,14 +304,8 @@ impl Stack {
             inner.socket().close();
             entry.patience = Instant::now().checked_add(ORPHAN_TIMEOUT);
         }
-        while !self.pipe.is_full() {
-            match self.iface.poll_egress(now, &mut self.pipe, &mut inner.sockets) {
-                PollResult::SocketStateChanged => {}
-                PollResult::None => break,
-            }
-        }
+        let due = exchange(&mut self.iface, &mut self.pipe, &mut inner, &mut entry.flight, now);
         let full = self.pipe.is_full();
-        let due = self.iface.poll_at(now, &inner.sockets);
         let ended = has_ended(&mut inner, due, now);
         progress(&mut inner);
         inner.wake();
@@ -310,8 +318,14 @@ impl Stack {
             return;
         }
         let forced = entry.patience.map(|patience| since(self.began, patience));
+        let quiet = entry.flight.due().map(|due| after(SmolInstant::ZERO, due));
         // whatever is due now has just had its turn
-        let due = due.into_iter().chain(forced).min().map(|due| due.max(after(now, TURN_MIN)));
+        let due = due
+            .into_iter()
+            .chain(forced)
+            .chain(quiet)
+            .min()
+            .map(|due| due.max(after(now, TURN_MIN)));
         self.schedule(key, due);
         if full {
             self.touch(key);
@@ -351,6 +365,42 @@ impl Drop for Stack {
             port.cut();
         }
     }
+}
+
+fn egress(iface: &mut Interface, pipe: &mut Pipe, inner: &mut Inner, now: SmolInstant) {
+    while !pipe.is_full() {
+        match iface.poll_egress(now, pipe, &mut inner.sockets) {
+            PollResult::SocketStateChanged => {}
+            PollResult::None => break,
+        }
+    }
+}
+
+/// Lets one stream send as long as there is room, first what is new. When smoltcp wants to be asked
+/// again.
+fn exchange(
+    iface: &mut Interface,
+    pipe: &mut Pipe,
+    inner: &mut Inner,
+    flight: &mut Flight,
+    now: SmolInstant,
+) -> Option<SmolInstant> {
+    let before = pipe.outgoing.len();
+    egress(iface, pipe, inner, now);
+    for packet in flight.loss() {
+        pipe.incoming = Some(packet);
+        iface.poll_ingress_single(now, pipe, &mut inner.sockets);
+    }
+    egress(iface, pipe, inner, now);
+    for packet in pipe.outgoing.iter().skip(before) {
+        flight.note(packet, time(now));
+    }
+    while !pipe.is_full()
+        && let Some(packet) = flight.resend(time(now))
+    {
+        pipe.outgoing.push(packet);
+    }
+    iface.poll_at(now, &inner.sockets)
 }
 
 /// Notes what the socket's state says of the stream as a whole.
@@ -418,6 +468,10 @@ fn interface(pipe: &mut Pipe, routing: &Routing, seed: u64) -> Interface {
 
 fn since(began: Instant, now: Instant) -> SmolInstant {
     after(SmolInstant::ZERO, now.saturating_duration_since(began))
+}
+
+fn time(now: SmolInstant) -> Duration {
+    Duration::from_micros(u64::try_from(now.total_micros()).unwrap_or(0))
 }
 
 fn after(now: SmolInstant, time: Duration) -> SmolInstant {

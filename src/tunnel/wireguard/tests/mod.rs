@@ -1,6 +1,7 @@
 //! Behaviours of a tunnel, over sockets on loopback, towards a second instance of the library.
 
 mod damage;
+mod loss;
 mod peer;
 
 use std::{
